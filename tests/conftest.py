@@ -1,7 +1,7 @@
 """What every test may use: a PostgreSQL of our own, a migrated database for each test, the installation's keys.
 
-The tests run patched, as the server does: `python -m gevent.monkey --module pytest` (`make test` says it for you).
-Patching in here would be too late, since pytest's plugins have imported ssl and threading by now.
+The tests run patched, as the server does. Patching in here would be too late, since pytest's plugins have imported ssl
+and threading by now; so a plain `python -m pytest` starts itself again as `python -m gevent.monkey --module pytest`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,24 @@ import psycopg2
 import pytest
 from gevent import monkey
 from psycogreen.gevent import patch_psycopg
+from sqlalchemy import Connection
 
+from portal.keys import Keyring
 from portal.store import Limits, Store, is_named
 from portal.store.embedded import DATABASE, ROLE, Postgres
 from portal.store.migrations import migrate
 
-if not monkey.is_module_patched("socket"):
-    raise pytest.UsageError("start the tests with `make test`, or `python -m gevent.monkey --module pytest`")
-patch_psycopg()
-
 TEMPLATE = "portal_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not monkey.is_module_patched("socket"):
+        capture = config.pluginmanager.getplugin("capturemanager")
+        if capture is not None:
+            capture.stop_global_capturing()  # or what follows would write to pytest's temporary files
+        command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", *config.invocation_params.args]
+        os.execv(sys.executable, command)  # noqa: S606
+    patch_psycopg()
 
 
 class Cluster:
@@ -108,6 +117,19 @@ def store(database_url: str) -> Iterator[Store]:
         yield store
     finally:
         store.dispose()
+
+
+@pytest.fixture
+def db(store: Store) -> Iterator[Connection]:
+    """An open transaction; a test commits it where somebody else must see what it did."""
+    with store.transaction(caller="test") as db:
+        yield db
+
+
+@pytest.fixture(scope="session")
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
+    """An installation's keys."""
+    return Keyring.load_or_create(tmp_path_factory.mktemp("keys"))
 
 
 # As in production, except that a slow machine under a full test run is no reason to fail.

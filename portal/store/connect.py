@@ -50,9 +50,8 @@ class Connector:
     def _connect(self, parameters: dict[str, str]) -> Connection:
         timer = gevent.Timeout.start_new(self._seconds)
         try:
-            connection = psycopg2.connect(
-                psycopg2.extensions.make_dsn("", application_name=self._application, **parameters)
-            )
+            chosen = {"application_name": self._application, **parameters}
+            connection = psycopg2.connect(psycopg2.extensions.make_dsn("", **chosen))
             self._set_up(connection)
         except gevent.Timeout as fired:
             if fired is not timer:
