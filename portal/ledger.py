@@ -1,0 +1,534 @@
+"""The ledger: what gateways report, gathered while the last commit runs, written together, then answered.
+
+Promises: a report is answered after its commit, or, past the deadline, by `Late`, and then still waits to be written;
+writing a report again charges nothing twice, because growth is computed in SQL from stored totals; memory is bounded.
+Charged equals what was reported: a gateway counts per list entry (IP + MAC), so the counter line of the entry says where
+its growth goes. Never decides who may stay online; that is access.decide.
+
+The rules of a counter line, and their source (the gateway's behaviour, wifidog-gateway src/fw_iptables.c and
+src/firewall.c, seen on the real program): totals run on for as long as the entry is in the gateway's list, whatever the
+token. A restart (`wifidog_uptime` fell) or silence only arms a reset: then a lower value is a new start, while a value
+at or above the last goes on, since `wdctl restart` carries totals over. A lower value that nothing announced is held,
+and believed when the next report is lower than the total too, and not lower than the held one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import gevent
+import psycopg2
+from gevent.event import Event
+
+from portal.access import Facts
+from portal.store import Conflict, Store, Unavailable, sql
+
+log = logging.getLogger(__name__)
+
+# Growth beyond what the link carries since the last report is charged when it has had the time; this much is let pass.
+BURST_BYTES = 64 * 2**20
+# The gateway itself pings every client once a cycle: 48 bytes each way that are no sign of a guest (seen on 1.3.0).
+PING_BYTES = 48
+
+
+class Late(Exception):
+    """The database did not confirm in time. The report is kept and will be written."""
+
+
+class Overloaded(Exception):
+    """More reports wait than the ledger holds. This one is not kept."""
+
+
+class Rejected(Exception):
+    """The database refuses this very report. It is not kept."""
+
+
+class Entry(NamedTuple):
+    """One report, as the ledger takes it. Counters of None change nothing; the rest still counts as a sign of life."""
+
+    token_hash: str  # hexadecimal
+    gateway_id: int
+    mac: str
+    ip: str
+    down: int | None
+    up: int | None
+    logout: bool
+    repeats: bool  # the gateway's dialect repeats a station's old token after a new sign-in (apfree)
+    interval_seconds: int
+    link_bytes_per_second: int
+
+
+class Slot:
+    """A report that waits, with the requests that wait for it."""
+
+    __slots__ = ("done", "entry", "facts", "outcome")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.done = Event()
+        self.facts: Facts | None = None
+        self.outcome: type[Exception] | None = None
+
+    def settle(self, outcome: type[Exception] | None) -> None:
+        self.outcome = outcome
+        self.done.set()
+
+
+LOCK = sql(
+    "ledger.lock",
+    """
+    WITH reported AS MATERIALIZED (
+        SELECT s.id, s.grant_id
+          FROM session s
+         WHERE s.id = ANY (ARRAY(
+                   SELECT t.id
+                     FROM unnest(CAST(%(token)s AS text[])) AS r (token)
+                     JOIN session t ON t.token_hash = decode(r.token, 'hex')
+                    UNION
+                   SELECT l.session_id
+                     FROM unnest(CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]))
+                          AS r (gateway_id, mac, ip)
+                     JOIN counter_line l
+                       ON l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current))
+         ORDER BY s.id
+           FOR NO KEY UPDATE
+    )
+    SELECT count(*)
+      FROM (SELECT g.id
+              FROM "grant" g
+             WHERE g.id = ANY (ARRAY(SELECT grant_id FROM reported))
+             ORDER BY g.id
+               FOR NO KEY UPDATE) AS locked
+    """,
+)
+
+# Runs after LOCK in the same transaction, with a snapshot of its own: every session, line and grant it reads stands
+# still. `step` works out each report's growth, `total` sums it up by the session that owns the list entry.
+WRITE = sql(
+    "ledger.write",
+    """
+    WITH report AS MATERIALIZED (
+        SELECT r.n, r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout,
+               r.every * INTERVAL '1 second' AS every,
+               s.id AS named_id, s.activated_at,
+               l.id AS line_id, COALESCE(l.session_id, s.id) AS owner_id,
+               l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
+               l.at < h.restarted_at OR now() - l.at > r.silence * INTERVAL '1 second' AS armed,
+               CAST(r.rate * EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at)) + %(burst)s AS bigint) AS most
+          FROM unnest(CAST(%(n)s AS int[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
+                      CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]),
+                      CAST(%(up)s AS bigint[]), CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]),
+                      CAST(%(silence)s AS int[]), CAST(%(rate)s AS bigint[]))
+               AS r (n, token, gateway_id, mac, ip, down, up, logout, every, silence, rate)
+          JOIN session s
+            ON s.token_hash = decode(r.token, 'hex')
+           AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
+          LEFT JOIN counter_line l
+            ON l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
+          LEFT JOIN heartbeat h ON h.gateway_id = r.gateway_id
+         WHERE s.activated_at IS NOT NULL OR l.id IS NOT NULL
+    ),
+    judged AS (
+        SELECT report.*,
+               down IS NOT NULL AND up IS NOT NULL AS counted,
+               down >= COALESCE(line_down, 0) AND up >= COALESCE(line_up, 0) AS goes_on,
+               armed OR (held_down IS NOT NULL AND down >= held_down AND up >= held_up
+                         AND (logout OR down > held_down OR up > held_up)) AS starts_anew
+          FROM report
+    ),
+    step AS MATERIALIZED (
+        SELECT n, mac, ip, gateway_id, logout, every, named_id, owner_id, line_id, line_down, line_up,
+               down, up, counted, goes_on, starts_anew,
+               CASE WHEN NOT counted THEN 0
+                    WHEN goes_on THEN LEAST(down - COALESCE(line_down, 0), most)
+                    WHEN starts_anew THEN LEAST(down, most)
+                    ELSE 0 END AS grew_down,
+               CASE WHEN NOT counted THEN 0
+                    WHEN goes_on THEN LEAST(up - COALESCE(line_up, 0), most)
+                    WHEN starts_anew THEN LEAST(up, most)
+                    ELSE 0 END AS grew_up
+          FROM judged
+    ),
+    moved AS (
+        UPDATE counter_line l
+           SET down = CASE WHEN t.goes_on THEN l.down + t.grew_down WHEN t.starts_anew THEN t.grew_down ELSE l.down END,
+               up = CASE WHEN t.goes_on THEN l.up + t.grew_up WHEN t.starts_anew THEN t.grew_up ELSE l.up END,
+               held_down = CASE WHEN t.goes_on OR t.starts_anew THEN NULL ELSE t.down END,
+               held_up = CASE WHEN t.goes_on OR t.starts_anew THEN NULL ELSE t.up END,
+               charged_down = l.charged_down + t.grew_down,
+               charged_up = l.charged_up + t.grew_up,
+               closed = CASE WHEN t.logout OR l.closed = 1 THEN 1 ELSE 0 END,
+               at = GREATEST(l.at, now())
+          FROM step t
+         WHERE l.id = t.line_id AND t.counted
+    ),
+    opened AS (
+        INSERT INTO counter_line (session_id, gateway_id, mac, ip, down, up, charged_down, charged_up, closed, at)
+        SELECT t.owner_id, t.gateway_id, t.mac, t.ip, t.grew_down, t.grew_up, t.grew_down, t.grew_up,
+               CASE WHEN t.logout THEN 1 ELSE 0 END, now()
+          FROM step t
+         WHERE t.line_id IS NULL AND t.counted
+            ON CONFLICT (gateway_id, mac, ip) WHERE current DO NOTHING
+        RETURNING session_id, charged_down, charged_up
+    ),
+    total AS MATERIALIZED (
+        SELECT s.id, s.grant_id, s.state, t.down, t.up, t.ip,
+               t.down + t.up > 0 AND (t.busy OR s.active_at IS NULL) AS busy,
+               CASE WHEN s.state = 'active'
+                    THEN GREATEST(0, EXTRACT(EPOCH FROM LEAST(now() - s.reported_at, 3 * t.every)))
+                    ELSE 0 END AS seconds,
+               s.state = 'active' AND t.leaves
+               AND NOT EXISTS (SELECT 1
+                                 FROM counter_line o
+                                WHERE o.session_id = s.id AND o.current AND o.closed = 0
+                                  AND o.id <> ALL (t.left_lines)
+                                  AND o.at > now() - 3 * t.every - INTERVAL '60 seconds') AS leaves
+          FROM (SELECT owner_id,
+                       SUM(grew_down) AS down, SUM(grew_up) AS up, MAX(ip) AS ip, MAX(every) AS every,
+                       bool_or(grew_down > {ping} * cycles OR grew_up > {ping} * cycles) AS busy,
+                       COALESCE(bool_or(logout), false) AS leaves,
+                       array_remove(array_agg(left_line), NULL) AS left_lines
+                  FROM (SELECT t.owner_id, t.grew_down, t.grew_up, t.ip, t.every,
+                               t.logout AND t.named_id = t.owner_id AS logout,
+                               CASE WHEN t.logout THEN t.line_id END AS left_line,
+                               1 + CEIL(EXTRACT(EPOCH FROM now() - o.reported_at)
+                                        / EXTRACT(EPOCH FROM t.every)) AS cycles
+                          FROM step t
+                          JOIN session o ON o.id = t.owner_id
+                         WHERE t.line_id IS NOT NULL OR NOT t.counted
+                         UNION ALL
+                        SELECT session_id, charged_down, charged_up, NULL, INTERVAL '0', false, NULL, 1
+                          FROM opened) AS growth
+                 GROUP BY owner_id) AS t
+          JOIN session s ON s.id = t.owner_id
+    ),
+    spent_session AS (
+        UPDATE session s
+           SET used_down = s.used_down + t.down,
+               used_up = s.used_up + t.up,
+               used_seconds = s.used_seconds + t.seconds,
+               reported_at = CASE WHEN s.state = 'active' THEN GREATEST(s.reported_at, now()) ELSE s.reported_at END,
+               active_at = CASE WHEN t.busy THEN now() ELSE s.active_at END,
+               ip = COALESCE(t.ip, s.ip),
+               state = CASE WHEN t.leaves THEN 'ended' ELSE s.state END,
+               end_reason = CASE WHEN t.leaves THEN 'logout' ELSE s.end_reason END,
+               ended_at = CASE WHEN t.leaves THEN now() ELSE s.ended_at END
+          FROM total t
+         WHERE s.id = t.id
+    ),
+    by_grant AS MATERIALIZED (
+        SELECT grant_id, SUM(down) AS down, SUM(up) AS up, SUM(seconds) AS seconds FROM total GROUP BY grant_id
+    ),
+    spent_period AS (
+        INSERT INTO grant_period AS u (grant_id, starts, used_seconds, used_down, used_up)
+        SELECT g.id, CAST(date_trunc(g.period, now() AT TIME ZONE g.time_zone) AS date), t.seconds, t.down, t.up
+          FROM by_grant t
+          JOIN "grant" g ON g.id = t.grant_id
+         WHERE g.period IS NOT NULL
+            ON CONFLICT (grant_id, starts) DO UPDATE
+           SET used_seconds = u.used_seconds + EXCLUDED.used_seconds,
+               used_down = u.used_down + EXCLUDED.used_down,
+               used_up = u.used_up + EXCLUDED.used_up
+    )
+    UPDATE "grant" g
+       SET used_down = g.used_down + t.down,
+           used_up = g.used_up + t.up,
+           used_seconds = g.used_seconds + t.seconds
+      FROM by_grant t
+     WHERE g.id = t.grant_id
+    """.replace("{ping}", str(PING_BYTES)),
+)
+
+# The facts of one session `d` as reported by `r`: the columns of access.Facts. sessions.py reads them the same way.
+FACTS_COLUMNS = """
+    d.id, d.network_id, d.gateway_id, d.grant_id, d.state, d.mac, d.minted_at, d.active_at, d.end_reason,
+    d.gateway_id = r.gateway_id, d.mac IS NULL OR d.mac = r.mac, b.blocked_until,
+    g.seconds, g.clock, g.bytes, g.counts, g.devices, g.valid_until, g.idle_seconds,
+    g.period, g.period_seconds, g.period_bytes, g.started_at, g.ends_at, g.used_seconds, g.used_down, g.used_up,
+    COALESCE(u.used_seconds, 0), CAST(COALESCE(u.used_down, 0) AS bigint), CAST(COALESCE(u.used_up, 0) AS bigint),
+    g.revoked_at
+"""
+FACTS_JOINS = """
+    JOIN "grant" g ON g.id = d.grant_id
+    LEFT JOIN grant_period u
+      ON g.period IS NOT NULL
+     AND u.grant_id = g.id AND u.starts = CAST(date_trunc(g.period, now() AT TIME ZONE g.time_zone) AS date)
+    LEFT JOIN station b ON b.network_id = d.network_id AND b.mac = r.mac
+"""
+
+READ = sql(
+    "ledger.read",
+    f"""
+    SELECT now(), r.n, {FACTS_COLUMNS}
+      FROM unnest(CAST(%(n)s AS int[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
+                  CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
+           AS r (n, token, gateway_id, mac, ip, repeats)
+      JOIN session s ON s.token_hash = decode(r.token, 'hex')
+      LEFT JOIN counter_line l
+        ON r.repeats AND s.state = 'ended' AND s.gateway_id = r.gateway_id
+       AND l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
+      LEFT JOIN session o ON o.id = l.session_id AND o.state = 'active'
+      JOIN session d ON d.id = COALESCE(o.id, s.id)
+      {FACTS_JOINS}
+    """,
+)
+
+# One message to the server, and so one transaction.
+STATEMENTS = ";\n".join(statement.text for statement in (LOCK, WRITE, READ))
+
+
+class Ledger:
+    """Gathers reports and writes them, one batch at a time. Run `run()` in one greenlet of its own.
+
+    `deadline_s` is how long a request waits for its commit. `attempt_s` is how long one try at the database may take.
+    """
+
+    def __init__(
+        self, store: Store, *, deadline_s: float = 1.0, attempt_s: float = 0.9, batch: int = 1000, lid: int = 200_000
+    ) -> None:
+        self._store = store
+        self._deadline_s = deadline_s
+        self._attempt_s = attempt_s
+        self._batch = batch
+        self._lid = lid
+        self._queue: dict[tuple[int, str, str], Slot] = {}
+        # Reports that cannot be folded into the one of the same list entry that is waiting: they go one batch later.
+        self._later: dict[tuple[int, str, str], Slot] = {}
+        self._known: dict[str, Facts] = {}
+        # Which token owns a list entry, as of the last commit that spoke of it.
+        self._owners: dict[tuple[int, str, str], str] = {}
+        self._wake = Event()
+        self._idle = Event()
+        self._idle.set()
+        self.broken = False
+        self.committed = 0
+        self.batches = 0
+        self.late = 0
+        self.rejected = 0
+        self.conflicts = 0
+        self.failures = 0
+        self.last_batch = 0
+        self.last_commit_s = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Reports that are not written yet."""
+        return len(self._queue) + len(self._later)
+
+    def known(self, token_hash: str) -> Facts | None:
+        """The facts of the last commit that spoke of this token, or None. Memory of this process only."""
+        return self._known.get(token_hash)
+
+    def learn(self, token_hash: str, facts: Facts) -> None:
+        """Remember facts that a commit elsewhere (an activation, an ending) has made."""
+        self._known.pop(token_hash, None)
+        self._known[token_hash] = facts
+        if len(self._known) > self._lid:
+            del self._known[next(iter(self._known))]
+
+    def owner(self, entry: Entry) -> str | None:
+        """The token (its hash) that was online on this list entry by the last commit, or None. Memory only."""
+        return self._owners.get((entry.gateway_id, entry.mac, entry.ip))
+
+    def record(self, entry: Entry) -> Facts | None:
+        """Write a report and return its session's facts after the commit; None when no session has that token.
+
+        Raises Late when the commit is not confirmed in time, Overloaded and Rejected when the report is not kept.
+        """
+        slot = self._place(entry)
+        if self.broken:
+            self.late += 1
+            raise Late
+        if not slot.done.wait(self._deadline_s):
+            self.late += 1
+            raise Late
+        if slot.outcome is not None:
+            raise slot.outcome
+        return slot.facts
+
+    def _place(self, entry: Entry) -> Slot:
+        key = (entry.gateway_id, entry.mac, entry.ip)
+        slot = self._queue.get(key)
+        if slot is None:
+            if self.waiting >= self._lid:
+                raise Overloaded
+            slot = self._queue[key] = Slot(entry)
+            self._wake.set()
+            return slot
+        if (folded := fold(slot.entry, entry)) is not None:
+            slot.entry = folded
+            return slot
+        later = self._later.get(key)
+        if later is not None:
+            if (folded := fold(later.entry, entry)) is not None:
+                later.entry = folded
+                return later
+            later.settle(Late)
+        slot = self._later[key] = Slot(entry)
+        return slot
+
+    def run(self) -> None:
+        """Write batches for ever: the next one leaves when the last is committed. Supervised by the caller."""
+        pause = 0.05
+        while True:
+            if not self._queue:
+                self._idle.set()
+                self._wake.clear()
+                self._wake.wait()
+            self._idle.clear()
+            slots = self._take()
+            try:
+                self._commit(slots)
+            except Unavailable as error:
+                self._requeue(slots)
+                self.failures += 1
+                if not self.broken:
+                    log.error("reports wait: the database does not answer", extra={"error": str(error)})
+                self.broken = True
+                gevent.sleep(pause)
+                pause = min(0.5, pause * 2)
+                continue
+            except BaseException:
+                self._requeue(slots)
+                raise
+            pause = 0.05
+            if self.broken:
+                log.warning("the database answers again", extra={"waiting": self.waiting})
+            self.broken = False
+
+    def _remember(self, entry: Entry, facts: Facts) -> None:
+        self.learn(entry.token_hash, facts)
+        key = (entry.gateway_id, entry.mac, entry.ip)
+        self._owners.pop(key, None)
+        if facts.state == "active" and facts.own_gateway and facts.own_station:
+            self._owners[key] = entry.token_hash
+            if len(self._owners) > self._lid:
+                del self._owners[next(iter(self._owners))]
+
+    def drain(self, seconds: float) -> int:
+        """Wait until nothing is left to write, at most so long. How many reports are left."""
+        self._idle.wait(seconds)
+        return self.waiting
+
+    def _take(self) -> list[Slot]:
+        keys = list(islice(self._queue, self._batch))
+        slots = [self._queue.pop(key) for key in keys]
+        if self._later:
+            for key in keys:
+                if (slot := self._later.pop(key, None)) is not None:
+                    self._queue[key] = slot
+        return slots
+
+    def _requeue(self, slots: Sequence[Slot]) -> None:
+        """Put reports back in front of younger ones. Their requests are answered from what is known."""
+        younger, self._queue = self._queue, {}
+        for slot in slots:
+            entry = slot.entry
+            key = (entry.gateway_id, entry.mac, entry.ip)
+            if slot.done.is_set():
+                continue
+            slot.settle(Late)
+            kept = self._queue[key] = Slot(entry)
+            if (newer := younger.pop(key, None)) is None:
+                continue
+            if (folded := fold(kept.entry, newer.entry)) is not None:
+                newer.entry = folded
+                self._queue[key] = newer
+            else:
+                if (latest := self._later.pop(key, None)) is not None:
+                    newer.settle(Late)
+                    newer = latest
+                self._later[key] = newer
+        self._queue.update(younger)
+
+    def _commit(self, slots: Sequence[Slot]) -> None:
+        for attempt in range(6):
+            try:
+                self._write(slots)
+                return
+            except Conflict:
+                # Another process, an activation or a kick holds some of the rows; nothing of ours was written.
+                self.conflicts += 1
+                if attempt == 5:
+                    raise Unavailable("reports keep meeting locked sessions") from None
+                gevent.sleep(0.005 * 2**attempt)
+            except psycopg2.Error as error:
+                if len(slots) == 1:
+                    self.rejected += 1
+                    log.error("a report cannot be written", extra={"sqlstate": error.pgcode})
+                    slots[0].settle(Rejected)
+                    return
+                middle = len(slots) // 2
+                self._commit(slots[:middle])
+                self._commit(slots[middle:])
+                return
+
+    def _write(self, slots: Sequence[Slot]) -> None:
+        started = time.monotonic()
+        with self._store.cursor("polls", caller="ledger", seconds=self._attempt_s) as cursor:
+            cursor.execute(STATEMENTS, arrays([slot.entry for slot in slots]))
+            rows = cursor.fetchall()
+        for row in rows:
+            slot = slots[row[1]]
+            slot.facts = Facts._make(row[2:])
+            self._remember(slot.entry, slot.facts)
+        if rows:
+            self._store.clock.observe(rows[0][0], started, started)
+        self.committed += len(slots)
+        self.batches += 1
+        self.last_batch = len(slots)
+        self.last_commit_s = time.monotonic() - started
+        for slot in slots:
+            slot.done.set()
+
+
+def fold(older: Entry, newer: Entry) -> Entry | None:
+    """Two waiting reports of one list entry as one, or None where the order between them carries meaning.
+
+    Totals that ran on are told by the newer ones; a value that fell may be a new start, and another token another
+    session, so those must be written one after the other.
+    """
+    if older.token_hash != newer.token_hash:
+        return None
+    logout = older.logout or newer.logout
+    if newer.down is None or newer.up is None:
+        return newer._replace(down=older.down, up=older.up, logout=logout)
+    if older.down is None or older.up is None or (newer.down >= older.down and newer.up >= older.up):
+        return newer._replace(logout=logout)
+    return None
+
+
+def arrays(entries: Sequence[Entry]) -> dict[str, str | int]:
+    """The batch as PostgreSQL array literals, one per column: far cheaper to send than a value list.
+
+    Every text in an entry is hexadecimal, a MAC or an IP by the wire's grammar, so none needs quoting inside.
+    """
+
+    def column(values: list[str]) -> str:
+        return "{" + ",".join(values) + "}"
+
+    def number(value: int | None) -> str:
+        return "NULL" if value is None else str(value)
+
+    def flag(value: bool) -> str:
+        return "t" if value else "f"
+
+    return {
+        "n": column([str(n) for n in range(len(entries))]),
+        "token": column([entry.token_hash for entry in entries]),
+        "gateway": column([str(entry.gateway_id) for entry in entries]),
+        "mac": column([entry.mac for entry in entries]),
+        "ip": column([entry.ip or '""' for entry in entries]),
+        "down": column([number(entry.down) for entry in entries]),
+        "up": column([number(entry.up) for entry in entries]),
+        "logout": column([flag(entry.logout) for entry in entries]),
+        "repeats": column([flag(entry.repeats) for entry in entries]),
+        "every": column([str(entry.interval_seconds) for entry in entries]),
+        "silence": column([str(3 * entry.interval_seconds + 60) for entry in entries]),
+        "rate": column([str(entry.link_bytes_per_second) for entry in entries]),
+        "burst": BURST_BYTES,
+    }

@@ -1,0 +1,656 @@
+"""Sessions: a guest's time online, from the minting of its token to its end.
+
+Promises: a sign-in spends nothing, the first activation starts the grant, once; a device has one live session in a
+network, and a new sign-in supersedes the old one in the same transaction, so nobody is refused because his own old
+session still hangs; an ending is committed before the gateway is told. Locks are taken in one order everywhere:
+sessions by id, then grants by id, as in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from sqlalchemy import Connection
+
+from portal import access, grants
+from portal.access import Answer, Effect, Facts, Reason, Verdict
+from portal.grants import Grant, Refused
+from portal.keys import Keyring
+from portal.ledger import FACTS_COLUMNS, FACTS_JOINS, Entry, Late, Ledger, Overloaded, Rejected
+from portal.store import Conflict, Store, Unavailable, sql
+
+log = logging.getLogger(__name__)
+
+# A genuine token without a row: ours may be the record that is missing, so it is neutral for this long before it is 0.
+UNKNOWN_GRACE = timedelta(minutes=10)
+# After a restore from a backup every genuine token may be younger than the backup.
+RESTORE_GRACE = timedelta(hours=24)
+
+
+class GatewayFacts(Protocol):
+    """What a session needs to know of the gateway that reports it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def network_id(self) -> int | None: ...
+    @property
+    def dialect(self) -> str: ...
+    @property
+    def swapped(self) -> bool: ...
+    @property
+    def interval_seconds(self) -> int: ...
+    @property
+    def link_bytes_per_second(self) -> int: ...
+
+
+class Report(Protocol):
+    """One parsed call of a gateway (wifidog.Report)."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def mac(self) -> str: ...
+    @property
+    def ip(self) -> str: ...
+    @property
+    def incoming(self) -> int | None: ...
+    @property
+    def outgoing(self) -> int | None: ...
+
+
+class Session(NamedTuple):
+    """A session as pages show it."""
+
+    id: int
+    network_id: int
+    gateway_id: int
+    gateway_name: str
+    grant_id: int
+    state: str
+    mac: str | None
+    ip: str | None
+    device: str
+    language: str
+    minted_at: datetime
+    activated_at: datetime | None
+    reported_at: datetime | None
+    active_at: datetime | None
+    used_seconds: float
+    used_down: int
+    used_up: int
+    ended_at: datetime | None
+    end_reason: str | None
+    verdict: str | None
+    verdict_at: datetime | None
+    verdict_facts: dict[str, object] | None
+
+
+MINT = sql(
+    "sessions.mint",
+    """
+    INSERT INTO session (token_hash, network_id, gateway_id, grant_id, mac, device, language, minted_at)
+    VALUES (:token_hash, :network_id, :gateway_id, :grant_id, :mac, :device, :language, :now)
+    RETURNING id
+    """,
+)
+
+ACCEPT_TERMS = sql(
+    "sessions.accept_terms",
+    """
+    INSERT INTO terms_acceptance (network_id, session_id, mac, version, language, at)
+    VALUES (:network_id, :session_id, :mac, :version, :language, :now)
+    """,
+)
+
+BLOCKED_UNTIL = sql(
+    "sessions.blocked_until",
+    "SELECT blocked_until FROM station WHERE network_id = :network_id AND mac = :mac AND blocked_until > :now",
+)
+
+OTHERS = sql(
+    "sessions.others",
+    """
+    SELECT count(*) FROM session WHERE grant_id = :grant_id AND state = 'active' AND mac IS DISTINCT FROM :mac
+    """,
+)
+
+# The token's session and whatever else the station has going on in the network, locked in id order.
+LOCK = sql(
+    "sessions.lock",
+    """
+    SELECT s.id
+      FROM session s
+     WHERE s.token_hash = :token_hash
+        OR (s.network_id = :network_id AND s.mac = :mac AND s.state = 'active')
+     ORDER BY s.id
+       FOR NO KEY UPDATE
+    """,
+)
+
+LOCK_GRANT = sql("sessions.lock_grant", 'SELECT id FROM "grant" WHERE id = :grant_id FOR NO KEY UPDATE')
+
+FACTS = sql(
+    "sessions.facts",
+    f"""
+    SELECT now(), {FACTS_COLUMNS}
+      FROM (SELECT CAST(:gateway_id AS bigint) AS gateway_id, CAST(:mac AS text) AS mac) AS r
+      JOIN session d ON d.id = :session_id
+      {FACTS_JOINS}
+    """,
+)
+
+BY_TOKEN = sql("sessions.by_token", "SELECT id FROM session WHERE token_hash = :token_hash")
+
+# What an apfree gateway cannot tell us: it repeats a station's old token after a new sign-in.
+FRESH_SIGN_IN = sql(
+    "sessions.fresh_sign_in",
+    """
+    SELECT n.token_hash
+      FROM session n
+     WHERE n.gateway_id = :gateway_id AND n.mac = :mac AND n.state = 'minted' AND n.minted_at > :since
+       AND n.minted_at > COALESCE((SELECT o.minted_at FROM session o WHERE o.token_hash = :token_hash), '-infinity')
+     ORDER BY n.minted_at DESC
+     LIMIT 1
+    """,
+)
+
+SUPERSEDE = sql(
+    "sessions.supersede",
+    """
+    UPDATE session
+       SET state = 'ended', end_reason = 'superseded', ended_at = :now
+     WHERE network_id = :network_id AND mac = :mac AND state = 'active' AND id <> :session_id
+    """,
+)
+
+ACTIVATE = sql(
+    "sessions.activate",
+    """
+    UPDATE session
+       SET state = 'active', mac = :mac, ip = :ip,
+           activated_at = COALESCE(activated_at, :now), reported_at = :now, active_at = :now,
+           end_reason = NULL, ended_at = NULL,
+           verdict = 'ok', verdict_at = :now, verdict_facts = CAST(:figures AS jsonb)
+     WHERE id = :session_id
+    """,
+)
+
+START_GRANT = sql(
+    "sessions.start_grant",
+    """
+    UPDATE "grant"
+       SET started_at = :now,
+           ends_at = CASE WHEN clock = 'wall' AND seconds IS NOT NULL
+                          THEN CAST(:now AS timestamptz) + seconds * INTERVAL '1 second' END
+     WHERE id = :grant_id AND started_at IS NULL
+    """,
+)
+
+# The list entry changes hands: the old owner's line is no longer current, and the new one begins where the entry stands.
+# It stands at 0 when the entry is known to be a new one: after a logout, after our own denial, after a restart of the
+# gateway, or when the gateway was heard all along without mentioning it.
+RELEASE_LINE = sql(
+    "sessions.release_line",
+    """
+    UPDATE counter_line l
+       SET current = false
+      FROM (SELECT CAST(:gateway_id AS bigint) AS gateway_id) AS g
+      LEFT JOIN heartbeat h ON h.gateway_id = g.gateway_id
+     WHERE l.gateway_id = g.gateway_id AND l.mac = :mac AND l.ip = :ip AND l.current
+    RETURNING l.down, l.up, l.held_down, l.held_up, l.at,
+              l.closed <> 0
+              OR COALESCE(h.restarted_at > l.at, false)
+              OR COALESCE(now() - l.at > CAST(:silence AS interval) AND h.steady_since <= l.at
+                          AND now() - h.at <= CAST(:silence AS interval), false) AS fresh
+    """,
+)
+
+TAKE_LINE = sql(
+    "sessions.take_line",
+    """
+    INSERT INTO counter_line (session_id, gateway_id, mac, ip, down, up, held_down, held_up, at)
+    VALUES (:session_id, :gateway_id, :mac, :ip, :down, :up, :held_down, :held_up, :at)
+    """,
+)
+
+SEEN_STATION = sql(
+    "sessions.seen_station",
+    """
+    INSERT INTO station (network_id, mac, first_seen_at, seen_at)
+    VALUES (:network_id, :mac, :now, :now)
+        ON CONFLICT (network_id, mac) DO UPDATE SET seen_at = EXCLUDED.seen_at
+    """,
+)
+
+END = sql(
+    "sessions.end",
+    """
+    UPDATE session
+       SET state = 'ended', end_reason = :reason, ended_at = :now,
+           verdict = :reason, verdict_at = :now, verdict_facts = CAST(:figures AS jsonb)
+     WHERE id = :session_id AND state <> 'ended'
+    """,
+)
+
+CLOSE_LINE = sql(
+    "sessions.close_line",
+    """
+    UPDATE counter_line SET closed = 2
+     WHERE gateway_id = :gateway_id AND mac = :mac AND ip = :ip AND current AND closed = 0
+    """,
+)
+
+OVER = sql(
+    "sessions.over",
+    """
+    UPDATE "grant" SET over_at = :now, over_reason = :reason WHERE id = :grant_id AND over_at IS NULL
+    """,
+)
+
+BLOCK = sql(
+    "sessions.block",
+    """
+    INSERT INTO station (network_id, mac, first_seen_at, seen_at, blocked_until)
+    SELECT s.network_id, s.mac, :now, :now, :until FROM session s WHERE s.id = :session_id AND s.mac IS NOT NULL
+        ON CONFLICT (network_id, mac) DO UPDATE SET blocked_until = EXCLUDED.blocked_until
+    """,
+)
+
+# Silence is judged by the gateway's own interval; the end of such a session is the last time it was mentioned.
+END_SILENT = sql(
+    "sessions.end_silent",
+    """
+    WITH gone AS (
+        SELECT s.id
+          FROM session s
+          JOIN gateway w ON w.id = s.gateway_id
+         WHERE s.state = 'active'
+           AND s.reported_at < CAST(:now AS timestamptz)
+                               - (:intervals * w.interval_seconds * INTERVAL '1 second' + CAST(:grace AS interval))
+         ORDER BY s.id
+           FOR NO KEY UPDATE OF s SKIP LOCKED
+    )
+    UPDATE session s
+       SET state = 'ended', end_reason = 'silent', ended_at = s.reported_at,
+           verdict = 'silent', verdict_at = :now, verdict_facts = NULL
+      FROM gone
+     WHERE s.id = gone.id AND s.state = 'active'
+    """,
+)
+
+FORGET_MINTED = sql(
+    "sessions.forget_minted",
+    "DELETE FROM session WHERE state = 'minted' AND minted_at < CAST(:now AS timestamptz) - INTERVAL '1 day'",
+)
+
+VIEW_COLUMNS = """
+    s.id, s.network_id, s.gateway_id, COALESCE(NULLIF(w.name, ''), w.gw_id), s.grant_id, s.state, s.mac, s.ip, s.device,
+    s.language, s.minted_at, s.activated_at, s.reported_at, s.active_at, s.used_seconds, s.used_down, s.used_up,
+    s.ended_at, s.end_reason, s.verdict, s.verdict_at, s.verdict_facts
+"""
+
+VIEW = sql(
+    "sessions.view",
+    f"""
+    SELECT {VIEW_COLUMNS}
+      FROM session s
+      JOIN gateway w ON w.id = s.gateway_id
+     WHERE s.token_hash = :token_hash
+    """,
+)
+
+VIEW_BY_ID = sql(
+    "sessions.view_by_id",
+    f"""
+    SELECT {VIEW_COLUMNS}
+      FROM session s
+      JOIN gateway w ON w.id = s.gateway_id
+     WHERE s.id = :session_id AND s.network_id = :network_id
+    """,
+)
+
+SHARING = sql(
+    "sessions.sharing",
+    f"""
+    SELECT {VIEW_COLUMNS}
+      FROM session s
+      JOIN gateway w ON w.id = s.gateway_id
+     WHERE s.grant_id = :grant_id AND s.state = 'active'
+     ORDER BY s.activated_at, s.id
+    """,
+)
+
+
+def open(  # noqa: A001 - the word for it
+    db: Connection,
+    keyring: Keyring,
+    *,
+    network_id: int,
+    gateway_id: int,
+    grant: Grant,
+    mac: str | None,
+    device: str,
+    language: str,
+    terms_version: int | None,
+    now: datetime,
+) -> str:
+    """Mint a token for one gateway and station. Spends nothing: the gateway must show it first.
+
+    A token minted without a MAC binds to the first one its gateway reports. `terms_version` records what was accepted.
+    Raises Refused when it would be refused at the gateway anyway, so that the guest hears it here, in words.
+    """
+    over = grant.exhausted(now)
+    if over is not None:
+        raise Refused(over, grant)
+    if mac is not None:
+        blocked = db.execute(BLOCKED_UNTIL, {"network_id": network_id, "mac": mac, "now": now}).scalar()
+        if blocked is not None:
+            raise Refused(Reason.BLOCKED, None, until=blocked)
+    if grant.devices is not None:
+        others = db.execute(OTHERS, {"grant_id": grant.id, "mac": mac}).scalar_one()
+        if others >= grant.devices:
+            raise Refused(Reason.DEVICES_FULL, grant)
+    token = keyring.mint_token()
+    session_id = db.execute(
+        MINT,
+        {
+            "token_hash": keyring.token_hash(token),
+            "network_id": network_id,
+            "gateway_id": gateway_id,
+            "grant_id": grant.id,
+            "mac": mac,
+            "device": device,
+            "language": language,
+            "now": now,
+        },
+    ).scalar_one()
+    if terms_version is not None:
+        db.execute(
+            ACCEPT_TERMS,
+            {
+                "network_id": network_id,
+                "session_id": session_id,
+                "mac": mac,
+                "version": terms_version,
+                "language": language,
+                "now": now,
+            },
+        )
+    return token
+
+
+def end(
+    db: Connection,
+    session_id: int,
+    grant_id: int,
+    reason: Reason,
+    now: datetime,
+    *,
+    block: timedelta | None = None,
+) -> bool:
+    """End a session, with the figures of the moment; with `block` its station is refused for so long.
+
+    The gateway hears of it at its next poll. False when the session had ended before.
+    """
+    grant = grants.load(db, grant_id, now)
+    ended = db.execute(
+        END,
+        {
+            "session_id": session_id,
+            "reason": reason,
+            "now": now,
+            "figures": json.dumps(access.arithmetic(grant, now)),
+        },
+    ).rowcount
+    if grant.exhausted(now) is reason:
+        db.execute(OVER, {"grant_id": grant_id, "reason": reason, "now": now})
+    if block is not None:
+        db.execute(BLOCK, {"session_id": session_id, "now": now, "until": now + block})
+    return ended > 0
+
+
+def end_silent(db: Connection, now: datetime) -> int:
+    """End every session that its gateway has not mentioned for three intervals and a minute. How many."""
+    return db.execute(
+        END_SILENT, {"now": now, "intervals": access.SILENT_INTERVALS, "grace": access.SILENT_GRACE}
+    ).rowcount
+
+
+def forget_minted(db: Connection, now: datetime) -> int:
+    """Delete tokens that no gateway ever showed, a day after they were minted. How many."""
+    return db.execute(FORGET_MINTED, {"now": now}).rowcount
+
+
+def of_token(db: Connection, keyring: Keyring, token: str) -> Session | None:
+    """The session of a genuine token, or None."""
+    if not keyring.genuine(token):
+        return None
+    row = db.execute(VIEW, {"token_hash": keyring.token_hash(token)}).first()
+    return None if row is None else Session._make(row)
+
+
+def load(db: Connection, network_id: int, session_id: int) -> Session | None:
+    """A session of this network, or None."""
+    row = db.execute(VIEW_BY_ID, {"session_id": session_id, "network_id": network_id}).first()
+    return None if row is None else Session._make(row)
+
+
+def sharing(db: Connection, grant_id: int) -> list[Session]:
+    """The sessions that use a grant right now, the longest online first."""
+    return [Session._make(row) for row in db.execute(SHARING, {"grant_id": grant_id})]
+
+
+class Sessions:
+    """Answers gateways: the one that holds the ledger, and what is remembered of tokens without a row."""
+
+    def __init__(self, store: Store, ledger: Ledger, keyring: Keyring, restored_at: datetime | None = None) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._keyring = keyring
+        self._restored_at = restored_at
+        self._unknown: dict[str, datetime] = {}
+
+    def answer(self, gateway: GatewayFacts, report: Report) -> Verdict:
+        """The verdict on one report of a gateway of ours. Never raises for want of a database: that is no opinion."""
+        if not report.mac:
+            # Without a MAC nothing can be said about anybody, neither good nor bad.
+            return access.UNAVAILABLE
+        entry = self._entry(gateway, report)
+        if not self._keyring.genuine(report.token):
+            return self._forged(report, entry)
+        try:
+            if report.stage == access.LOGIN:
+                return self._log_in(gateway, report, entry)
+            facts = self._ledger.record(entry)
+        except Rejected:
+            return access.UNAVAILABLE
+        except (Late, Overloaded, Unavailable):
+            return self._from_memory(gateway, report, entry)
+        now = self._store.clock.now()
+        try:
+            if facts is None:
+                verdict = self._unknown_token(entry.token_hash, now)
+            else:
+                verdict = access.decide(facts, report.stage, now)
+                if verdict.effect is Effect.ACTIVATE:
+                    verdict = self._activate(gateway, report, bytes.fromhex(entry.token_hash))
+                elif verdict.effect is Effect.END:
+                    self._end(facts, verdict.reason, entry, now)
+            if verdict.answer is Answer.DENY and report.stage == access.COUNTERS:
+                self._close_line(entry)
+        except Unavailable:
+            return access.UNAVAILABLE
+        return verdict
+
+    def _forged(self, report: Report, entry: Entry) -> Verdict:
+        """A token that we never made costs no database read, unless its station is online with one that we did.
+
+        Then the gateway has put the made-up token on that list entry and will drop it on our 0: what the entry carried
+        is charged to the session that owns it, and the entry's next life starts at 0.
+        """
+        owner = self._ledger.owner(entry)
+        if owner is not None and report.stage == access.COUNTERS:
+            try:
+                self._ledger.record(entry._replace(token_hash=owner))
+                self._close_line(entry)
+            except (Late, Overloaded, Rejected, Unavailable):
+                log.warning("a list entry was dropped while the database was away", extra={"gateway": entry.gateway_id})
+        return access.FORGED
+
+    def _entry(self, gateway: GatewayFacts, report: Report) -> Entry:
+        down, up = report.incoming, report.outgoing
+        if gateway.swapped:
+            down, up = up, down
+        return Entry(
+            token_hash=self._keyring.token_hash(report.token).hex(),
+            gateway_id=gateway.id,
+            mac=report.mac,
+            ip=report.ip,
+            down=down,
+            up=up,
+            logout=report.stage == access.LOGOUT,
+            repeats=gateway.dialect == "apfree",
+            interval_seconds=gateway.interval_seconds,
+            link_bytes_per_second=gateway.link_bytes_per_second,
+        )
+
+    def _log_in(self, gateway: GatewayFacts, report: Report, entry: Entry) -> Verdict:
+        """stage=login. Its counters are ignored: the gateway sends zeros, whatever the list entry stands at."""
+        token_hash = bytes.fromhex(entry.token_hash)
+        if entry.repeats:
+            since = self._store.clock.now() - access.TOKEN_LIFE
+            with self._store.read("polls", caller="login") as db:
+                fresh = db.execute(
+                    FRESH_SIGN_IN,
+                    {"gateway_id": gateway.id, "mac": report.mac, "since": since, "token_hash": token_hash},
+                ).scalar()
+            if fresh is not None:
+                return self._activate(gateway, report, fresh)
+        return self._activate(gateway, report, token_hash)
+
+    def _activate(self, gateway: GatewayFacts, report: Report, token_hash: bytes) -> Verdict:
+        """Let a station in by a token, if the facts, read under the locks, still say so."""
+        for attempt in (1, 2, 3):
+            try:
+                with self._store.transaction("polls", caller="activate") as db:
+                    found = activate(db, gateway, report.mac, report.ip, token_hash)
+                break
+            except Conflict:
+                if attempt == 3:
+                    raise
+        else:
+            raise AssertionError("the loop ends by break or raise")
+        if found is None:
+            return self._unknown_token(token_hash.hex(), self._store.clock.now())
+        verdict, facts = found
+        self._ledger.learn(token_hash.hex(), facts)
+        if verdict.answer is Answer.ALLOW and verdict.effect is Effect.ACTIVATE:
+            log.info("session began", extra={"session": facts.session_id, "grant": facts.grant_id})
+        return verdict
+
+    def _end(self, facts: Facts, reason: Reason, entry: Entry, now: datetime) -> None:
+        """Commit an ending before the gateway is told."""
+        with self._store.transaction("polls", caller="end") as db:
+            end(db, facts.session_id, facts.grant_id, reason, now)
+        self._ledger.learn(entry.token_hash, facts._replace(state="ended", end_reason=str(reason)))
+        log.info("session cut off", extra={"session": facts.session_id, "reason": str(reason)})
+
+    def _close_line(self, entry: Entry) -> None:
+        """Our 0 to a poll makes the gateway drop the list entry, without a logout: the next one starts at 0.
+
+        Should the answer be lost, the next poll of the same entry opens the line again.
+        """
+        with self._store.read("polls", caller="close") as db:
+            db.execute(CLOSE_LINE, {"gateway_id": entry.gateway_id, "mac": entry.mac, "ip": entry.ip})
+
+    def _from_memory(self, gateway: GatewayFacts, report: Report, entry: Entry) -> Verdict:
+        """While the database does not answer: what its last commit said, as far as that can still be true."""
+        facts = self._ledger.known(entry.token_hash)
+        if facts is None:
+            return Verdict(Answer.DENY, Reason.LOGOUT) if entry.logout else access.UNAVAILABLE
+        facts = facts._replace(
+            own_gateway=facts.gateway_id == gateway.id,
+            own_station=facts.mac is None or facts.mac == report.mac,
+        )
+        return access.remembered(facts, report.stage, self._store.clock.now())
+
+    def _unknown_token(self, token_hash: str, now: datetime) -> Verdict:
+        """A genuine token without a row: either it is long over, or the record of it is lost, which is our fault."""
+        if self._restored_at is not None and now - self._restored_at < RESTORE_GRACE:
+            return Verdict(Answer.NO_OPINION, Reason.UNKNOWN)
+        first = self._unknown.setdefault(token_hash, now)
+        if len(self._unknown) > 10_000:
+            del self._unknown[next(iter(self._unknown))]
+        if now - first < UNKNOWN_GRACE:
+            log.error("a genuine token has no session", extra={"token": self._keyring.short(token_hash)})
+            return Verdict(Answer.NO_OPINION, Reason.UNKNOWN)
+        return Verdict(Answer.DENY, Reason.UNKNOWN)
+
+
+def activate(
+    db: Connection, gateway: GatewayFacts, mac: str, ip: str, token_hash: bytes
+) -> tuple[Verdict, Facts] | None:
+    """In one transaction: judge under the locks, supersede the station's old session, start the grant, take the line.
+
+    None when no session has that token. A session that is active already is answered and left as it is.
+    """
+    row = db.execute(BY_TOKEN, {"token_hash": token_hash}).first()
+    if row is None:
+        return None
+    session_id = row[0]
+    db.execute(LOCK, {"token_hash": token_hash, "network_id": gateway.network_id, "mac": mac})
+    facts, now = _facts(db, session_id, gateway.id, mac)
+    db.execute(LOCK_GRANT, {"grant_id": facts.grant_id})
+    facts, now = _facts(db, session_id, gateway.id, mac)
+    verdict = access.decide(facts, access.LOGIN, now)
+    if verdict.effect is Effect.END:
+        end(db, session_id, facts.grant_id, verdict.reason, now)
+        return verdict, facts._replace(state="ended", end_reason=str(verdict.reason))
+    if verdict.effect is not Effect.ACTIVATE:
+        return verdict, facts
+    if facts.devices is not None:
+        others = db.execute(OTHERS, {"grant_id": facts.grant_id, "mac": mac}).scalar_one()
+        if others >= facts.devices:
+            return Verdict(Answer.DENY, Reason.DEVICES_FULL), facts
+    db.execute(
+        SUPERSEDE, {"network_id": facts.network_id, "mac": mac, "session_id": session_id, "now": now}
+    )
+    db.execute(START_GRANT, {"grant_id": facts.grant_id, "now": now})
+    grant = grants.load(db, facts.grant_id, now)
+    db.execute(
+        ACTIVATE,
+        {
+            "session_id": session_id,
+            "mac": mac,
+            "ip": ip,
+            "now": now,
+            "figures": json.dumps(access.arithmetic(grant, now)),
+        },
+    )
+    _take_line(db, gateway, session_id, mac, ip, now)
+    db.execute(SEEN_STATION, {"network_id": facts.network_id, "mac": mac, "now": now})
+    facts, now = _facts(db, session_id, gateway.id, mac)
+    return verdict, facts
+
+
+def _facts(db: Connection, session_id: int, gateway_id: int, mac: str) -> tuple[Facts, datetime]:
+    row = db.execute(FACTS, {"session_id": session_id, "gateway_id": gateway_id, "mac": mac}).one()
+    return Facts._make(row[1:]), row[0]
+
+
+def _take_line(
+    db: Connection, gateway: GatewayFacts, session_id: int, mac: str, ip: str, now: datetime
+) -> None:
+    entry = {"gateway_id": gateway.id, "mac": mac, "ip": ip}
+    last = db.execute(RELEASE_LINE, entry | {"silence": access.silence(gateway.interval_seconds)}).first()
+    stands = {"down": 0, "up": 0, "held_down": None, "held_up": None, "at": now}
+    if last is not None and not last.fresh:
+        stands = {name: getattr(last, name) for name in stands}
+    db.execute(TAKE_LINE, entry | stands | {"session_id": session_id})
+
