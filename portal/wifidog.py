@@ -566,7 +566,7 @@ _Counter = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNTER)]
 class _ListedClient(msgspec.Struct):
     id: _Counter
     token: str
-    mac: str = ""
+    mac: str | None = None
     ip: str | None = None
     ip6: str | None = None
     incoming_bytes: _Counter | None = None
@@ -633,7 +633,7 @@ def _fleet(listed: _ListedGateway, device_id: str, key: str) -> Fleet:
 def _client(raw: msgspec.Raw, gw_id: str, device_id: str, key: str) -> Client | None:
     try:
         listed = _LISTED_CLIENT.decode(raw)
-        mac = _mac(listed.mac.encode())
+        mac = _mac((listed.mac or "").encode())
     except (*_UNREADABLE, Malformed):
         try:
             return Client(_NAMED_CLIENT.decode(raw).id, None)
