@@ -92,17 +92,25 @@ MAKE = sql(
     """,
 )
 
+# A grant `g` with its use `u` in the period that :now falls in: the columns of Grant, for whoever reads them in a join.
+COLUMNS = """
+    g.id, g.network_id, g.plan_id, g.kind, g.name, g.seconds, g.clock, g.bytes, g.counts, g.devices,
+    g.valid_until, g.idle_seconds, g.period, g.period_seconds, g.period_bytes, g.time_zone, g.created_at,
+    g.started_at, g.ends_at, g.used_seconds, g.used_down, g.used_up, g.revoked_at, g.over_at, g.over_reason,
+    COALESCE(u.used_seconds, 0), COALESCE(u.used_down, 0), COALESCE(u.used_up, 0)
+"""
+PERIOD_JOIN = """
+    LEFT JOIN grant_period u
+      ON u.grant_id = g.id
+     AND u.starts = CAST(date_trunc(g.period, CAST(:now AS timestamptz) AT TIME ZONE g.time_zone) AS date)
+"""
+
 LOAD = sql(
     "grants.load",
-    """
-    SELECT g.id, g.network_id, g.plan_id, g.kind, g.name, g.seconds, g.clock, g.bytes, g.counts, g.devices,
-           g.valid_until, g.idle_seconds, g.period, g.period_seconds, g.period_bytes, g.time_zone, g.created_at,
-           g.started_at, g.ends_at, g.used_seconds, g.used_down, g.used_up, g.revoked_at, g.over_at, g.over_reason,
-           COALESCE(u.used_seconds, 0), COALESCE(u.used_down, 0), COALESCE(u.used_up, 0)
+    f"""
+    SELECT {COLUMNS}
       FROM "grant" g
-      LEFT JOIN grant_period u
-        ON u.grant_id = g.id
-       AND u.starts = CAST(date_trunc(g.period, CAST(:now AS timestamptz) AT TIME ZONE g.time_zone) AS date)
+      {PERIOD_JOIN}
      WHERE g.id = :grant_id
     """,
 )
