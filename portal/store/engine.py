@@ -27,6 +27,7 @@ from sqlalchemy import Connection, TextClause, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.sql.base import Executable
 
+from portal.config import Database
 from portal.store.clock import Clock
 from portal.store.connect import Connector
 from portal.store.errors import Conflict, DeadlineExceeded, Refused, deadline, sorting
@@ -57,12 +58,39 @@ class Limits:
     plain_plans: bool = False
 
 
-LIMITS: Mapping[str, Limits] = {
-    "polls": Limits(3, 50, 0.2, 700, 200, 1.0, plain_plans=True),
-    "guests": Limits(8, 100, 2.0, 3_000, 2_000, 5.0),
-    "operators": Limits(4, 20, 3.0, 10_000, 5_000, 15.0),
-    "jobs": Limits(3, 20, 30.0, 60_000, 10_000, 90.0),
-}
+def limits(settings: Database, *, answer_seconds: float = 1.0) -> dict[str, Limits]:
+    """What each class may take under these settings; `answer_seconds` is how long a router waits for us at most.
+
+    A block of guests, operators or jobs may take five thirds of one statement's time, and is then given up.
+    """
+    return {
+        "polls": Limits(settings.polls, 50, 0.2, settings.polls_statement_ms, 200, answer_seconds, plain_plans=True),
+        "guests": Limits(
+            settings.guests, 100, 2.0, settings.guests_statement_ms, 2_000, settings.guests_statement_ms / 600
+        ),
+        "operators": Limits(
+            settings.operators, 20, 3.0, settings.operators_statement_ms, 5_000, settings.operators_statement_ms / 600
+        ),
+        "jobs": Limits(settings.jobs, 20, 30.0, settings.jobs_statement_ms, 10_000, settings.jobs_statement_ms / 600),
+    }
+
+
+def limits_from(settings: Database, *, answer_seconds: float = 1.0) -> dict[str, Limits]:
+    """What each class may take under these settings; `answer_seconds` is how long a router waits for us at most.
+
+    A block of guests, operators or jobs may take five thirds of one statement's time, and is then given up.
+    """
+    guests, operators, jobs = (
+        settings.guests_statement_ms,
+        settings.operators_statement_ms,
+        settings.jobs_statement_ms,
+    )
+    return {
+        "polls": Limits(settings.polls, 50, 0.2, settings.polls_statement_ms, 200, answer_seconds, plain_plans=True),
+        "guests": Limits(settings.guests, 100, 2.0, guests, 2_000, guests / 600),
+        "operators": Limits(settings.operators, 20, 3.0, operators, 5_000, operators / 600),
+        "jobs": Limits(settings.jobs, 20, 30.0, jobs, 10_000, jobs / 600),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +148,7 @@ class Store:
         self,
         url: str,
         *,
-        limits: Mapping[str, Limits] = LIMITS,
+        limits: Mapping[str, Limits] | None = None,
         application: str = "gatepost",
         connect_seconds: float = 3.0,
         on_statement: Callable[[str], None] | None = None,
@@ -130,7 +158,7 @@ class Store:
         self._on_statement = on_statement
         self._pools = {
             name: _Pool(name, url, limit, f"{application} {name}", connect_seconds, on_statement)
-            for name, limit in limits.items()
+            for name, limit in (limits or limits_from(Database())).items()
         }
 
     @contextlib.contextmanager
