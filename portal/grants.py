@@ -143,9 +143,7 @@ def make(
     db: Connection, plan: Terms, kind: str, now: datetime, *, click_mac: str | None = None, count: int = 1
 ) -> list[int]:
     """Make `count` grants of `plan`'s terms as they stand; their ids. Nothing is spent until one is activated."""
-    rows = db.execute(
-        MAKE, {"plan_id": plan.id, "kind": kind, "now": now, "click_mac": click_mac, "count": count}
-    )
+    rows = db.execute(MAKE, {"plan_id": plan.id, "kind": kind, "now": now, "click_mac": click_mac, "count": count})
     return [row[0] for row in rows]
 
 
@@ -162,8 +160,8 @@ def revoke(db: Connection, grant_ids: Sequence[int], now: datetime) -> int:
 def for_click(db: Connection, plan: Terms, cooldown_seconds: int | None, mac: str, now: datetime) -> Grant:
     """The grant of a click: the station's last one while something is left of it, else a new one.
 
-    With `cooldown_seconds` the next one is refused until so long after the last began. Two clicks at once make one grant.
-    Raises Refused with the moment from which it works again.
+    With `cooldown_seconds` the next one is refused until so long after the last began. Two clicks at once make one
+    grant. Raises Refused with the moment from which it works again.
     """
     db.execute(LOCK_CLICK, {"network_id": plan.network_id, "mac": mac})
     latest = db.execute(LATEST_CLICK, {"network_id": plan.network_id, "mac": mac, "plan_id": plan.id}).first()

@@ -2,8 +2,8 @@
 
 Promises: a report is answered after its commit, or, past the deadline, by `Late`, and then still waits to be written;
 writing a report again charges nothing twice, because growth is computed in SQL from stored totals; memory is bounded.
-Charged equals what was reported: a gateway counts per list entry (IP + MAC), so the counter line of the entry says where
-its growth goes. Never decides who may stay online; that is access.decide.
+Charged equals what was reported: a gateway counts per list entry (IP + MAC), so the counter line of the entry says
+where its growth goes. Never decides who may stay online; that is access.decide.
 
 The rules of a counter line, and their source (the gateway's behaviour, wifidog-gateway src/fw_iptables.c and
 src/firewall.c, seen on the real program): totals run on for as long as the entry is in the gateway's list, whatever the
@@ -65,10 +65,11 @@ class Entry(NamedTuple):
 class Slot:
     """A report that waits, with the requests that wait for it."""
 
-    __slots__ = ("done", "entry", "facts", "outcome")
+    __slots__ = ("came", "done", "entry", "facts", "outcome")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.came = time.monotonic()
         self.done = Event()
         self.facts: Facts | None = None
         self.outcome: type[Exception] | None = None
@@ -334,29 +335,16 @@ class Ledger:
         """The token (its hash) that was online on this list entry by the last commit, or None. Memory only."""
         return self._owners.get((entry.gateway_id, entry.mac, entry.ip))
 
-    def record(self, entry: Entry) -> Facts | None:
-        """Write a report and return its session's facts after the commit; None when no session has that token.
-
-        Raises Late when the commit is not confirmed in time, Overloaded and Rejected when the report is not kept.
-        """
-        slot = self._place(entry)
-        if self.broken:
-            self.late += 1
-            raise Late
-        if not slot.done.wait(self._deadline_s):
-            self.late += 1
-            raise Late
-        if slot.outcome is not None:
-            raise slot.outcome
-        return slot.facts
-
-    def _place(self, entry: Entry) -> Slot:
+    def enter(self, entry: Entry) -> Slot:
+        """Put a report on the list of what is written next; `written` waits for it."""
         key = (entry.gateway_id, entry.mac, entry.ip)
         slot = self._queue.get(key)
         if slot is None:
+            slot = Slot(entry)
             if self.waiting >= self._lid:
-                raise Overloaded
-            slot = self._queue[key] = Slot(entry)
+                slot.settle(Overloaded)
+                return slot
+            self._queue[key] = slot
             self._wake.set()
             return slot
         if (folded := fold(slot.entry, entry)) is not None:
@@ -370,6 +358,23 @@ class Ledger:
             later.settle(Late)
         slot = self._later[key] = Slot(entry)
         return slot
+
+    def written(self, slot: Slot) -> Facts | None:
+        """The facts of the report's session after its commit; None when no session has its token.
+
+        Raises Late when the commit is not confirmed within the deadline (counted from when the report came), or while
+        the database is known to be away; the report is written later all the same. Overloaded and Rejected: never.
+        """
+        if not slot.done.is_set():
+            if self.broken:
+                self.late += 1
+                raise Late
+            if not slot.done.wait(slot.came + self._deadline_s - time.monotonic()):
+                self.late += 1
+                raise Late
+        if slot.outcome is not None:
+            raise slot.outcome
+        return slot.facts
 
     def run(self) -> None:
         """Write batches for ever: the next one leaves when the last is committed. Supervised by the caller."""
