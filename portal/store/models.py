@@ -520,9 +520,7 @@ class Membership(Base):
     __tablename__ = "membership"
     __table_args__ = (
         _one_of("role", "owner", "manager", "desk"),
-        Index(
-            "membership_key", "operator_id", "network_id", unique=True, postgresql_nulls_not_distinct=True
-        ),
+        Index("membership_key", "operator_id", "network_id", unique=True, postgresql_nulls_not_distinct=True),
         Index(None, "network_id"),
     )
 
