@@ -18,6 +18,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 from gevent import monkey
+from hypothesis import settings
 from psycogreen.gevent import patch_psycopg
 from sqlalchemy import Connection
 
@@ -37,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
         command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", *config.invocation_params.args]
         os.execv(sys.executable, command)  # noqa: S606
     patch_psycopg()
+    # How long one example takes says nothing on a machine that others use too.
+    settings.register_profile("gatepost", deadline=None)
+    settings.load_profile("gatepost")
 
 
 class Cluster:
