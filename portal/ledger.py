@@ -17,12 +17,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
 import gevent
 import psycopg2
 from gevent.event import Event
+from sqlalchemy import Connection
 
 from portal.access import Facts
 from portal.store import Conflict, Store, Unavailable, sql
@@ -278,6 +280,33 @@ READ = sql(
     """,
 )
 
+ROLL_USAGE = sql(
+    "ledger.roll_usage",
+    """
+    WITH stood AS MATERIALIZED (
+        SELECT id, rolled_down, rolled_up
+          FROM session
+         WHERE used_down <> rolled_down OR used_up <> rolled_up
+         ORDER BY id
+         LIMIT :most
+           FOR NO KEY UPDATE SKIP LOCKED
+    ),
+    rolled AS (
+        UPDATE session s
+           SET rolled_down = s.used_down, rolled_up = s.used_up
+          FROM stood
+         WHERE s.id = stood.id
+        RETURNING s.id, s.network_id, s.gateway_id,
+                  s.used_down - stood.rolled_down AS down, s.used_up - stood.rolled_up AS up
+    )
+    INSERT INTO usage_hour AS u (hour, session_id, network_id, gateway_id, down, up)
+    SELECT date_trunc('hour', CAST(:now AS timestamptz)), id, network_id, gateway_id, down, up
+      FROM rolled
+        ON CONFLICT (hour, session_id) DO UPDATE
+       SET down = u.down + EXCLUDED.down, up = u.up + EXCLUDED.up
+    """,
+)
+
 # One message to the server, and so one transaction.
 STATEMENTS = ";\n".join(statement.text for statement in (LOCK, WRITE, READ))
 
@@ -489,6 +518,15 @@ class Ledger:
         self.last_commit_s = time.monotonic() - started
         for slot in slots:
             slot.done.set()
+
+
+def roll_usage(db: Connection, now: datetime, most: int = 500) -> int:
+    """Book what has been charged since the last time under the hour of `now`, for at most so many sessions. How many.
+
+    A session that is being written at this moment is left for the next time; nothing is booked twice or lost, since a
+    session remembers how much of its use is booked.
+    """
+    return db.execute(ROLL_USAGE, {"now": now, "most": most}).rowcount
 
 
 def fold(older: Entry, newer: Entry) -> Entry | None:

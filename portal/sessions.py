@@ -290,6 +290,36 @@ FORGET_MINTED = sql(
     "DELETE FROM session WHERE state = 'minted' AND minted_at < CAST(:now AS timestamptz) - INTERVAL '1 day'",
 )
 
+# Ended for a day and booked to the byte: out of the hot table, with its lines, from which it can be recounted.
+ARCHIVE = sql(
+    "sessions.archive",
+    """
+    WITH old AS MATERIALIZED (
+        SELECT id
+          FROM session
+         WHERE state = 'ended' AND ended_at < CAST(:now AS timestamptz) - INTERVAL '1 day'
+           AND used_down = rolled_down AND used_up = rolled_up
+         ORDER BY id
+         LIMIT :most
+           FOR UPDATE SKIP LOCKED
+    ),
+    kept AS (
+        INSERT INTO ended_session (id, ended_at, network_id, gateway_id, grant_id, mac, ip, device, minted_at,
+                                   activated_at, end_reason, used_seconds, used_down, used_up, verdict_facts, lines)
+        SELECT s.id, s.ended_at, s.network_id, s.gateway_id, s.grant_id, s.mac, s.ip, s.device, s.minted_at,
+               s.activated_at, s.end_reason, s.used_seconds, s.used_down, s.used_up, s.verdict_facts,
+               (SELECT COALESCE(jsonb_agg(jsonb_build_object('ip', l.ip, 'down', l.charged_down, 'up', l.charged_up)
+                                          ORDER BY l.id), '[]')
+                  FROM counter_line l
+                 WHERE l.session_id = s.id)
+          FROM old
+          JOIN session s ON s.id = old.id
+            ON CONFLICT DO NOTHING
+    )
+    DELETE FROM session s USING old WHERE s.id = old.id
+    """,
+)
+
 VIEW_COLUMNS = """
     s.id, s.network_id, s.gateway_id, COALESCE(NULLIF(w.name, ''), w.gw_id), s.grant_id, s.state, s.mac, s.ip, s.device,
     s.language, s.minted_at, s.activated_at, s.reported_at, s.active_at, s.used_seconds, s.used_down, s.used_up,
@@ -426,6 +456,11 @@ def end_silent(db: Connection, now: datetime) -> int:
 def forget_minted(db: Connection, now: datetime) -> int:
     """Delete tokens that no gateway ever showed, a day after they were minted. How many."""
     return db.execute(FORGET_MINTED, {"now": now}).rowcount
+
+
+def archive(db: Connection, now: datetime, most: int = 500) -> int:
+    """Move sessions that ended more than a day ago out of the hot table, at most so many. How many."""
+    return db.execute(ARCHIVE, {"now": now, "most": most}).rowcount
 
 
 def of_token(db: Connection, keyring: Keyring, token: str) -> Session | None:

@@ -11,6 +11,7 @@ import pytest
 from portal import sessions
 from portal.access import Answer, Reason
 from portal.keys import Keyring
+from portal.ledger import roll_usage
 from portal.store import Store
 from tests.worlds import Cafe
 
@@ -432,3 +433,45 @@ class TestCounterLines:
         assert phone.polls(1400, token=old).answer is ALLOW
         down, up = cafe.used(second)
         assert (down, up) == (1400, 0)
+
+
+class TestUpkeep:
+    def test_what_is_booked_by_the_hour_is_what_was_charged_and_only_once(self, cafe: Cafe) -> None:
+        phone = cafe.phone()
+        phone.comes_online(cafe.grant())
+        phone.polls(1000, 10)
+        self.book(cafe)
+        phone.polls(1700, 17)
+        self.book(cafe)
+        self.book(cafe)
+        assert cafe.one("SELECT SUM(down), SUM(up) FROM usage_hour") == (1700, 17)
+
+    def test_a_session_over_for_a_day_moves_out_with_its_lines_and_its_token_is_unknown(self, cafe: Cafe) -> None:
+        phone = cafe.phone()
+        phone.comes_online(cafe.grant())
+        phone.polls(1000, 10)
+        phone.logs_out(1200, 12)
+        cafe.pass_time(86_500)
+        self.move(cafe)
+        assert cafe.one("SELECT count(*) FROM session") == (1,), "not before its bytes are booked"
+        self.book(cafe)
+        self.move(cafe)
+        assert cafe.one("SELECT count(*) FROM session") == (0,)
+        kept = cafe.one("SELECT used_down, used_up, end_reason, lines FROM ended_session")
+        assert kept[:3] == (1200, 12, "logout")
+        assert kept[3] == [{"ip": phone.ip, "down": 1200, "up": 12}]
+        assert phone.polls(1300, 13).answer is NEUTRAL
+
+    def test_a_token_that_was_never_shown_is_forgotten_after_a_day(self, cafe: Cafe) -> None:
+        cafe.phone().signs_in(cafe.grant())
+        cafe.pass_time(86_500)
+        with cafe.store.transaction() as db:
+            assert sessions.forget_minted(db, cafe.store.database_now()) == 1
+
+    def book(self, cafe: Cafe) -> None:
+        with cafe.store.transaction() as db:
+            roll_usage(db, cafe.store.database_now())
+
+    def move(self, cafe: Cafe) -> None:
+        with cafe.store.transaction() as db:
+            sessions.archive(db, cafe.store.database_now())

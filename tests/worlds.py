@@ -18,6 +18,7 @@ from portal.keys import Keyring
 from portal.ledger import Ledger
 from portal.sessions import Sessions
 from portal.store import Store, models, named, sql
+from portal.store.migrations import ensure_partitions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Cafe:
         self.store = store
         self.keyring = keyring
         with store.transaction() as db:
+            ensure_partitions(db, store.database_now())
             self.network_id = self._insert(db, models.Network, slug="cafe", name="Café", time_zone="Europe/Berlin")
             self.router = self.new_router("gw-1", db=db)
         self.ledger = Ledger(store, **{"deadline_s": 8.0, "attempt_s": 8.0, **ledger_options})

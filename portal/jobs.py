@@ -1,0 +1,140 @@
+"""Background loops around plain functions.
+
+Promises: a loop never dies in silence. One that fails logs its traceback, counts, backs off and is started again;
+one that is given up on ends the process with a non-zero status, through `on_lost`. Work that one process should do for all
+holds a lease in the `job` table while it runs. The loops know no rules: what they call can be called, and tested, alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import gevent
+from gevent.event import Event
+
+from portal.store import Store, Unavailable, sql
+
+log = logging.getLogger(__name__)
+
+# A loop that fails this often without one success in between is not going to recover by being started again.
+LOST_AFTER = 20
+LONGEST_PAUSE_S = 30.0
+
+LEASE = sql(
+    "jobs.lease",
+    """
+    INSERT INTO job (name, leased_until, ran_at)
+    VALUES (:name, CAST(:now AS timestamptz) + CAST(:lease AS interval), :now)
+        ON CONFLICT (name) DO UPDATE
+       SET leased_until = EXCLUDED.leased_until, ran_at = EXCLUDED.ran_at
+     WHERE (job.leased_until IS NULL OR job.leased_until < :now)
+       AND (job.ran_at IS NULL OR job.ran_at <= CAST(:now AS timestamptz) - CAST(:every AS interval) * 0.9)
+    RETURNING name
+    """,
+)
+
+RELEASE = sql("jobs.release", "UPDATE job SET leased_until = NULL, outcome = :outcome WHERE name = :name")
+
+
+@dataclass
+class Loop:
+    """A loop's vital signs: how often its work ended well and ill, and how often in a row it failed just now."""
+
+    name: str
+    runs: int = 0
+    failures: int = 0
+    failing: int = 0
+    wake: Event = field(default_factory=Event)
+
+
+class Jobs:
+    """The process's background loops. `on_lost` is called with a loop's name when it is given up on."""
+
+    def __init__(self, on_lost: Callable[[str], None]) -> None:
+        self.loops: dict[str, Loop] = {}
+        self._on_lost = on_lost
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+
+    def keep(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work`, which does not return, for ever. Its return counts as a failure like any other."""
+
+        def once() -> float:
+            work()
+            raise RuntimeError("a loop that should run for ever has returned")
+
+        self._start(name, once)
+
+    def every(self, name: str, seconds: float, work: Callable[[], None]) -> Loop:
+        """Run `work` each `seconds`, a little spread so that loops do not move in step; sooner when `wake` is set."""
+
+        def once() -> float:
+            work()
+            return seconds * random.uniform(0.9, 1.1)  # noqa: S311
+
+        return self._start(name, once)
+
+    def _start(self, name: str, once: Callable[[], float]) -> Loop:
+        loop = self.loops[name] = Loop(name)
+        greenlet = gevent.spawn(self._supervise, loop, once)
+        greenlet.name = f"loop {name}"
+        self._greenlets.append(greenlet)
+        return loop
+
+    def _supervise(self, loop: Loop, once: Callable[[], float]) -> None:
+        pause = 0.1
+        while True:
+            try:
+                rest = once()
+            except Unavailable as error:
+                # The database is away. That is told once by whoever noticed first, and is no fault of the loop's.
+                loop.failures += 1
+                log.info("background work waits for the database", extra={"loop": loop.name, "error": str(error)})
+                rest = pause = min(LONGEST_PAUSE_S / 6, pause * 2)
+            except Exception:
+                loop.failures += 1
+                loop.failing += 1
+                log.exception("background work failed", extra={"loop": loop.name, "in_a_row": loop.failing})
+                if loop.failing >= LOST_AFTER:
+                    self._on_lost(loop.name)
+                    return
+                rest = pause = min(LONGEST_PAUSE_S, pause * 2)
+            else:
+                loop.runs += 1
+                loop.failing = 0
+                pause = 0.1
+            loop.wake.wait(rest)
+            loop.wake.clear()
+
+    def stop(self) -> None:
+        """End all loops, wherever they are."""
+        gevent.killall(self._greenlets)
+
+
+def leased(
+    store: Store,
+    name: str,
+    every: timedelta,
+    work: Callable[[datetime], object],
+    *,
+    lease: timedelta = timedelta(minutes=10),
+) -> Callable[[], None]:
+    """`work`, run at most once in `every` by all processes on this database together; how it went is kept."""
+
+    def run() -> None:
+        now = store.database_now("jobs")
+        with store.transaction("jobs", caller=name) as db:
+            won = db.execute(LEASE, {"name": name, "now": now, "lease": lease, "every": every}).first()
+        if won is None:
+            return
+        outcome = "failed"
+        try:
+            outcome = f"{work(now)}"
+        finally:
+            with store.transaction("jobs", caller=name) as db:
+                db.execute(RELEASE, {"name": name, "outcome": outcome})
+
+    return run

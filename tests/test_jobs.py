@@ -1,0 +1,70 @@
+"""Background work never dies in silence."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from portal import jobs
+from portal.jobs import Jobs, leased
+from portal.store import Store
+
+
+def test_a_loop_that_fails_says_so_and_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    done, tries = Event(), []
+
+    def work() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ValueError("broken")
+        done.set()
+
+    running = Jobs(on_lost=[].append)
+    loop = running.every("sweeping", 60, work)
+    assert done.wait(5)
+    gevent.sleep(0)
+    running.stop()
+    assert (loop.failures, loop.failing, loop.runs) == (2, 0, 1)
+    said = [record for record in caplog.records if record.message == "background work failed"]
+    assert len(said) == 2
+    assert all(record.exc_info for record in said)
+
+
+def test_a_loop_that_keeps_failing_is_reported_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "LONGEST_PAUSE_S", 0.001)
+    logging.getLogger("portal.jobs").disabled = False
+    lost = Event()
+    running = Jobs(on_lost=lambda name: lost.set() if name == "ledger" else None)
+
+    def work() -> None:
+        raise ValueError("broken")
+
+    running.keep("ledger", work)
+    assert lost.wait(5)
+
+
+def test_a_loop_that_should_run_for_ever_and_returns_counts_as_failed() -> None:
+    running = Jobs(on_lost=[].append)
+    running.keep("ledger", lambda: None)
+    gevent.sleep(0.05)
+    running.stop()
+    assert running.loops["ledger"].failures == 1
+
+
+def test_work_under_a_lease_is_done_by_one_process_and_not_again_before_its_time(store: Store) -> None:
+    ran: list[datetime] = []
+
+    def work(now: datetime) -> str:
+        ran.append(now)
+        gevent.sleep(0.02)
+        return "swept"
+
+    job = leased(store, "sweep", timedelta(minutes=5), work)
+    gevent.joinall([gevent.spawn(job) for _ in range(4)], raise_error=True)
+    assert len(ran) == 1
+    job()
+    assert len(ran) == 1, "its time has not come again"
