@@ -1,0 +1,102 @@
+"""Every metric, declared once, with its unit.
+
+Promises: no label holds anything that a guest or a gateway sent, so the number of series is bounded. What other parts
+count for themselves (the ledger, the pools, the front door, the loops) is read from them when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# Routers give up after 2 s (apfree) or 30 s (classic); the interesting part is far below.
+POLL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+PAGE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Reading:
+    """One figure read when asked for: a name, what it says, its value by label values."""
+
+    def __init__(
+        self,
+        name: str,
+        says: str,
+        read: Callable[[], Iterable[tuple[tuple[str, ...], float]]],
+        labels: tuple[str, ...] = (),
+        *,
+        counter: bool = False,
+    ) -> None:
+        self.name, self.says, self.read, self.labels, self.counter = name, says, read, labels, counter
+
+    def family(self) -> Metric:
+        kind = CounterMetricFamily if self.counter else GaugeMetricFamily
+        family = kind(self.name, self.says, labels=self.labels)
+        for labels, value in self.read():
+            family.add_metric(labels, value)
+        return family
+
+
+class _Readings(Collector):
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+
+    def collect(self) -> Iterator[Metric]:
+        for reading in self.readings:
+            yield reading.family()
+
+
+class Metrics:
+    """The process's metrics. One object, handed to whoever counts."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._readings = _Readings()
+        self.polls = Counter(
+            "gatepost_polls",
+            "Reports of gateways about guests, by stage, by what they were answered, and why",
+            ["stage", "answer", "reason"],
+            registry=self._registry,
+        )
+        self.poll_seconds = Histogram(
+            "gatepost_poll_seconds",
+            "From the parsed request to the answer of a report, commit included",
+            buckets=POLL_SECONDS,
+            registry=self._registry,
+        )
+        self.pings = Counter(
+            "gatepost_pings", "Heartbeats of gateways, by whether we know them", ["gateway"], registry=self._registry
+        )
+        self.malformed = Counter(
+            "gatepost_malformed",
+            "Calls of gateways that do not follow the protocol, by parameter",
+            ["field"],
+            registry=self._registry,
+        )
+        self.sign_ins = Counter(
+            "gatepost_sign_ins",
+            "Guests' attempts to sign in, by way and outcome",
+            ["way", "outcome"],
+            registry=self._registry,
+        )
+        self.page_seconds = Histogram(
+            "gatepost_page_seconds",
+            "From the parsed request to the answer of a page, by door",
+            ["door"],
+            buckets=PAGE_SECONDS,
+            registry=self._registry,
+        )
+        self.page_errors = Counter(
+            "gatepost_page_errors", "Pages that failed inside, by door", ["door"], registry=self._registry
+        )
+        self._registry.register(self._readings)
+
+    def watch(self, *readings: Reading) -> None:
+        """Expose figures that somebody else keeps."""
+        self._readings.readings.extend(readings)
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
