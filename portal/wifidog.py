@@ -592,6 +592,8 @@ class _Listing(msgspec.Struct):
 _LISTING: Final = msgspec.json.Decoder(_Listing)
 _LISTED_CLIENT: Final = msgspec.json.Decoder(_ListedClient)
 _NAMED_CLIENT: Final = msgspec.json.Decoder(_NamedClient)
+_STRAY_BYTES: Final = {0xDC00 + byte: byte for byte in range(0x80, 0x100)}
+"""From a byte that is not UTF-8, as Python's surrogateescape marks it, to the letter it is in Latin-1 (see `_text`)."""
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
@@ -611,9 +613,9 @@ def parse_counters_v2(query: bytes, body: bytes) -> tuple[Fleet, ...]:
     try:
         body.decode()
     except UnicodeDecodeError:
-        # A client's host name goes into the body as its DHCP request spelt it, in whatever encoding that was. Nothing
-        # that is used here is lost by replacing such bytes, and one guest cannot spoil the reports of all.
-        body = body.decode(errors="replace").encode()
+        # json-c hands on what it was given: a gw_id as the configuration has it, a client's host name as its DHCP
+        # request spelt it, in whatever encoding. Such bytes are read as in a query, and spoil nobody else's report.
+        body = body.decode(errors="surrogateescape").translate(_STRAY_BYTES).encode()
     try:
         listing = _LISTING.decode(body)
     except _UNREADABLE:

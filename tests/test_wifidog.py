@@ -182,6 +182,7 @@ def test_each_stage_is_known(stage: Stage) -> None:
         ({"device_id": "d" * 65}, "device_id"),
         ({"incoming_bytes": "1"}, "incoming"),
         ({"outgoing": None, "outgoing_bytes": "1"}, "incoming"),
+        ({"incoming": None, "incoming_bytes": "1"}, "incoming"),
     ],
 )
 def test_a_request_that_lacks_or_garbles_what_matters_is_malformed(changes: dict[str, str | None], field: str) -> None:
@@ -504,6 +505,25 @@ def test_a_load_is_a_plain_decimal(sent: str, read: float | None) -> None:
     assert parse_ping(f"gw_id=g&sys_load={sent}".encode()).sys_load == read
 
 
+def test_an_apfree_heartbeat_is_read_whole() -> None:
+    query = (
+        b"device_id=d&sys_uptime=1&sys_memfree=2&sys_load=0.3&nf_conntrack_count=4&cpu_usage=5.5&wifidog_uptime=6"
+        b"&online_clients=7&offline_clients=8&ssid=Guests&fm_version=f&type=t&name=n&wired_passed=9&aw_version=v"
+    )
+    assert parse_ping(query) == wifidog.Heartbeat(
+        *("", "d", "", 1, 2, 0.3, 6, Dialect.APFREE),
+        cpu_usage=5.5,
+        connections=4,
+        online_clients=7,
+        offline_clients=8,
+        ssid="Guests",
+        name="n",
+        model="t",
+        firmware="f",
+        version="v",
+    )
+
+
 def test_apfrees_words_for_unknown_are_empty_and_its_texts_are_clean() -> None:
     heartbeat = parse_ping(b"device_id=d&ssid=null&name=N/A&type=(null)&fm_version=1.2%00%0a3&aw_version=" + b"9" * 99)
     assert (heartbeat.ssid, heartbeat.name, heartbeat.model) == ("", "", "")
@@ -605,6 +625,12 @@ def test_a_device_name_in_another_encoding_spoils_nothing() -> None:
     body = listing(GOOD[:-1] + ',"name":"X"}').replace(b"X", "客厅".encode("gbk"))
     (fleet,) = parse_counters_v2(V2, body)
     assert fleet.clients == (Client(1, GOOD_REPORT),)
+
+
+def test_a_gateways_name_in_another_encoding_is_the_same_in_body_and_query() -> None:
+    (fleet,) = parse_counters_v2(V2, listing(GOOD, gw_id="X", device_id='"Y"').replace(b"X", b"caf\xe9"))
+    assert fleet.gw_id == parse_auth(poll(gw_id=None) + b"&gw_id=caf\xe9").gw_id == "café"
+    assert fleet.clients == (Client(1, replace(GOOD_REPORT, gw_id="café", device_id="Y")),)
 
 
 @pytest.mark.parametrize(
