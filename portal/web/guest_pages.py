@@ -1,0 +1,226 @@
+"""Guests' pages as values: what a template is given, and nothing else.
+
+Promises: a page can be rendered from plain values, without a database; every page carries the same headers; no page
+sets a cookie, holds a script, or is kept by a browser. Never looks anything up: guest.py does.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import jinja2
+from flask import Response
+from markupsafe import Markup
+
+from portal.web import languages, look
+from portal.web.guest_words import Device, Meter, Notice, default_privacy, default_terms
+from portal.web.languages import LANGUAGES
+
+# Hidden fields and links of a page: names with values.
+Fields = Sequence[tuple[str, str]]
+
+_LITERAL_6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Whose Wi-Fi it is, as its guests see it. Texts are the operator's own, in `language`; "" asks for ours."""
+
+    name: str
+    language: str = "en"
+    zone: str = "UTC"
+    colours: str = ""
+    logo: str = ""
+    support: str = ""
+    code_hint: str = ""
+    terms: str = ""
+    privacy: str = ""
+    # Whether there is anything to accept: not on pages that belong to no network.
+    binding: bool = True
+
+    @property
+    def time_zone(self) -> ZoneInfo:
+        try:
+            return ZoneInfo(self.zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return ZoneInfo("UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in. `kind` is its word in forms: "voucher", "account" or "click-through"."""
+
+    kind: str
+    title: str
+    button: str
+    note: str = ""
+    error: Markup | str = ""
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Splash:
+    """Where a guest signs in. The likeliest way comes first and is open."""
+
+    ways: Sequence[Way]
+    hidden: Fields = ()
+    notice: Notice | None = None
+    devices: Sequence[Device] = ()
+    typed_code: str = ""
+    typed_username: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    url: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a guest has left, on which devices, and how he goes on."""
+
+    meters: Sequence[Meter]
+    as_of: str
+    refresh: str
+    notice: Notice | None = None
+    onward: Link | None = None
+    again: str = ""
+    devices: Sequence[Device] = ()
+    devices_title: str = ""
+    code: str = ""
+    own_end: str = ""
+    own_order: str = ""
+    hint: str = ""
+    hidden: Fields = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something to be told, and the next thing to try."""
+
+    notice: Notice
+    good: bool = False
+    link: Link | None = None
+    staff: Markup | str = ""
+    ask_code: bool = False
+    hidden: Fields = ()
+    typed_code: str = ""
+    error: Markup | str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What surrounds every page. `query` is what the language menu sends along, so that a change keeps the page."""
+
+    title: str
+    query: Fields = ()
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Terms or privacy as paragraphs; `translated` where they are ours."""
+
+    lines: Sequence[str]
+    translated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    title: str
+    query: Fields
+    reference: str
+    language: str = field(default_factory=languages.language)
+    direction: str = field(default_factory=languages.direction)
+
+    @property
+    def language_name(self) -> str:
+        return LANGUAGES[self.language]
+
+    @property
+    def languages(self) -> Sequence[tuple[str, str]]:
+        return list(LANGUAGES.items())
+
+
+def splash(house: House, frame: Frame, content: Splash, status: int = 200) -> Response:
+    return _rendered("guest/splash.html", house, frame, status, splash=content)
+
+
+def status(house: House, frame: Frame, content: Status) -> Response:
+    return _rendered("guest/status.html", house, frame, 200, status=content)
+
+
+def message(house: House, frame: Frame, content: Message, status: int = 200) -> Response:
+    return _rendered("guest/message.html", house, frame, status, message=content)
+
+
+def _rendered(template: str, house: House, frame: Frame, code: int, /, **content: object) -> Response:
+    page = _Page(frame.title, [pair for pair in frame.query if pair[1] and pair[0] != "lang"], frame.reference)
+    html = (
+        _environment()
+        .get_template(template)
+        .render(
+            page=page,
+            house=house,
+            sheet=look.sheet_name("guest"),
+            terms=_text(house.terms, default_terms()) if house.binding else None,
+            privacy=_text(house.privacy, default_privacy()) if house.binding else None,
+            **content,
+        )
+    )
+    response = Response(html, code, content_type="text/html; charset=utf-8")
+    response.headers["Content-Language"] = page.language
+    response.headers["Vary"] = "Accept-Language"
+    return guarded(response)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates: everything is escaped, and a name that nobody gave is an error, not an empty space."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["_"] = languages.say
+    return environment
+
+
+def _text(own: str, ours: Sequence[str]) -> _Text:
+    lines = [line for line in own.splitlines() if line.strip()]
+    return _Text(lines, translated=False) if lines else _Text(ours, translated=True)
+
+
+def guarded(response: Response, form_target: str = "") -> Response:
+    """`response` with the headers of a guest's page. `form_target` is where its form is sent on to, besides us.
+
+    Browsers check a form's redirects against `form-action` as well, so the gateway that a sign-in is sent on to must
+    stand there.
+    """
+    action = f"'self' {form_target}".strip()
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; "
+        f"form-action {action}; base-uri 'none'; frame-ancestors 'none'"
+    )
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def form_target(return_url: str) -> str:
+    """The source that lets a form's answer redirect to `return_url`; a scheme where CSP has no word for the host.
+
+    Its grammar knows no IPv6 literals.
+    """
+    origin = "/".join(return_url.split("/", 3)[:3])
+    return "http:" if _LITERAL_6.search(origin) else origin
