@@ -19,16 +19,16 @@ Never: it knows no routes, users or database. It starts no greenlet but one for 
 
 import errno
 import io
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from ipaddress import ip_address, ip_network
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
-import structlog
 from gevent import socket
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
@@ -39,7 +39,9 @@ from portal.frontdoor.client import Client, Gone
 from portal.frontdoor.framing import Reason, Refused, Request, is_host, parse_head
 from portal.frontdoor.waiting import Rules, Waiting
 
-__all__ = ["BUSY", "FAILED", "FrontDoor", "Limit", "Log", "Raw", "Reason", "Rules", "listen"]
+__all__ = ["BUSY", "FAILED", "FrontDoor", "Limit", "Raw", "Reason", "Rules", "listen"]
+
+log = logging.getLogger(__name__)
 
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _DRAIN_HEAD_SECONDS = 1.0
@@ -72,13 +74,6 @@ class Limit:
     failed: Raw = FAILED
 
 
-class Log(Protocol):
-    """Where the door writes: a structlog logger, or anything like it."""
-
-    def debug(self, event: str, **fields: Any) -> Any: ...
-    def error(self, event: str, **fields: Any) -> Any: ...
-
-
 class _AcceptLater(GreenletExit):
     """No socket can be accepted just now. gevent takes a breath, and prints nothing for a GreenletExit."""
 
@@ -106,7 +101,7 @@ class _Connection:
         except GreenletExit:
             pass  # cut by a drain whose time was up
         except (Exception, gevent.Timeout):
-            self.door.logger.error("the front door itself failed", exc_info=True)
+            log.exception("the front door itself failed")
         finally:
             self.client.close()
             self.door.forget(self)
@@ -179,7 +174,7 @@ class _Connection:
             untold = door.count_failure(name, error)
             if untold is not None:
                 # Without the path: it may hold a code, or a link that works once.
-                door.logger.error("request failed", caller=name, untold=untold, exc_info=True)
+                log.exception("request failed", extra={"caller": name, "untold": untold})
             if response.begun:
                 raise Gone from None  # the client sees an answer cut short, never half a one that looks whole
             return self._render(limit.failed, request, closing=True)
@@ -201,7 +196,9 @@ class _Connection:
     def _refuse(self, reason: Reason) -> None:
         door, answer = self.door, REFUSALS.get(reason, MALFORMED)
         door.refused[reason] += 1
-        door.logger.debug("request refused", reason=reason.value, peer=self.client.address, times=door.refused[reason])
+        if log.isEnabledFor(logging.DEBUG):
+            facts = {"reason": reason.value, "peer": self.client.address, "times": door.refused[reason]}
+            log.debug("request refused", extra=facts)
         head = answer.head + self._last_lines(1, closing=True)
         bodyless = self._head.startswith(b"HEAD ") if self._head else self.client.began_with(b"HEAD ")
         self.client.send(head if bodyless else head + answer.body)
@@ -269,12 +266,10 @@ class FrontDoor(WSGIServer):
         rules: Rules | None = None,
         trusted_proxies: Iterable[str] = (),
         server_name: str = "gatepost",
-        log: Log | None = None,
     ) -> None:
         fixed = {"SERVER_NAME": server_name, "wsgi.multithread": True, "wsgi.input_terminated": True}
         super().__init__(listener, log=None, environ=fixed)
         self.app, self.classify, self.limits = application, classify, dict(limits)
-        self.logger: Log = log or structlog.get_logger("frontdoor")
         self.waiting = Waiting(rules or Rules())
         self.draining = False
         self.accepted = self.left = 0
@@ -327,7 +322,7 @@ class FrontDoor(WSGIServer):
             while (arrived := self.do_read()) is not None:
                 self.do_handle(*arrived)
         except (OSError, _AcceptLater):
-            self.logger.error("connections were lost while draining", exc_info=True)
+            log.warning("connections were lost while draining", exc_info=True)
 
     # gevent's accept loop calls the next two.
 

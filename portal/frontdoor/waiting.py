@@ -1,8 +1,8 @@
 """Whoever keeps us waiting: a deadline for each wait for a client, and lids on how many may wait.
 
 Promises: a wait ends at its deadline (seen at most 0.25 s late); at a lid, whoever has waited longest goes, so that no
-newcomer is turned away for the sake of a silent socket. Nothing is interrupted: a client is told to stop waiting (`cut`),
-and does so only where it waits. One dictionary entry a wait, no timer each.
+newcomer is turned away for the sake of a silent socket. Nothing is interrupted: a client is told to stop waiting
+(`cut`), and does so only where it waits. One dictionary entry a wait, no timer each.
 """
 
 import time
