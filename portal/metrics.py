@@ -66,9 +66,7 @@ class Metrics:
             buckets=POLL_SECONDS,
             registry=self._registry,
         )
-        self.pings = Counter(
-            "gatepost_pings", "Heartbeats of gateways, by whether we know them", ["gateway"], registry=self._registry
-        )
+        self.pings = Counter("gatepost_pings", "Heartbeats of gateways", registry=self._registry)
         self.malformed = Counter(
             "gatepost_malformed",
             "Calls of gateways that do not follow the protocol, by parameter",
