@@ -89,7 +89,7 @@ class Server:
         self._hear = threading.Event()
         self.heard = gateway.Heard(self.store, self.gateways, self._hear.set)
         self.pages = self._pages()
-        self.gateway_door = gateway.GatewayDoor(self.store, self.sessions, self.gateways, self.heard, self.metrics)
+        self.gateway_door = gateway.GatewayDoor(self.sessions, self.gateways, self.heard, self.metrics)
         self.door = FrontDoor(
             listener,
             self._dispatch,

@@ -9,19 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
-from portal import access, gateways, wifidog
+from portal import access, wifidog
 from portal.access import Verdict
 from portal.frontdoor import Raw
-from portal.gateways import Gateways
+from portal.gateways import GatewayFacts, Gateways, Ping, Trust
 from portal.metrics import Metrics
 from portal.sessions import Sessions
 from portal.store import Store, Unavailable
-from portal.wifidog import Answer, Fleet, Heartbeat, Malformed, Report, Route, Stage
+from portal.wifidog import Answer, Dialect, Fleet, Heartbeat, Malformed, Report, Route, Stage
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +36,9 @@ FLEET_BYTES = 4 * 2**20
 
 
 class Heard:
-    """Heartbeats and the names of strangers, kept until `write` puts them down: nobody waits for the database.
+    """What gateways say of themselves, kept until `write` puts it down: nobody waits for the database.
 
-    The newest of each gateway counts; of a flood of names so many are kept, the rest come again with their next ping.
+    The newest heartbeat of each gateway and key counts; of a flood of names so many are kept, the rest come again.
     """
 
     MOST = 20_000
@@ -50,43 +47,51 @@ class Heard:
         self._store = store
         self._gateways = gateways
         self._wake = wake
-        self._beats: dict[tuple[str, str], tuple[Heartbeat, str]] = {}
+        # By key too, so that a forged ping never takes the place of one that proves itself.
+        self._pings: dict[tuple[str, str, str], Ping] = {}
+        self._strangers: dict[str, tuple[str, Dialect]] = {}
+        self._devices: dict[str, tuple[GatewayFacts, str]] = {}
 
-    def heartbeat(self, beat: Heartbeat, source: str) -> None:
+    def heartbeat(self, beat: Heartbeat, source: str, software: str) -> None:
         """Keep a ping to be written."""
-        if len(self._beats) < self.MOST:
-            self._beats[beat.gw_id.lower(), beat.device_id] = beat, source
-            self._wake()
+        self._put(self._pings, (beat.gw_id.lower(), beat.device_id, beat.key), Ping(beat, source, software))
+
+    def stranger(self, gw_id: str, device_id: str, dialect: Dialect) -> None:
+        """A gateway that nobody knows asked about a guest."""
+        self._put(self._strangers, gw_id, (device_id, dialect))
+
+    def device(self, gateway: GatewayFacts, device_id: str) -> None:
+        """A gateway that is believed named the device it runs on."""
+        self._put(self._devices, gateway.gw_id, (gateway, device_id))
 
     def write(self) -> None:
         """Write what has been heard since the last time. Raises Unavailable; then it is kept unless newer has come."""
-        beats, self._beats = self._beats, {}
-        if not beats:
-            return
+        pings, self._pings = self._pings, {}
+        strangers, self._strangers = self._strangers, {}
+        devices, self._devices = self._devices, {}
+        now = self._store.clock.now()
         try:
-            with self._store.transaction("jobs", caller="heartbeats") as db:
-                now = self._store.clock.now()
+            for gateway, device_id in devices.values():
+                self._gateways.learn(gateway, device_id)
+            if pings:
                 # In one order everywhere, so that two processes never wait for each other's rows.
-                for _, (beat, source) in sorted(beats.items(), key=lambda item: item[0]):
-                    self._write(db, beat, source, now)
+                self._gateways.hear([pings[key] for key in sorted(pings)], now)
+            for gw_id, (device_id, dialect) in strangers.items():
+                self._gateways.note(gw_id, device_id, dialect, now)
         except Unavailable:
-            self._beats = beats | self._beats
+            self._pings = pings | self._pings
             raise
 
-    def _write(self, db: Connection, beat: Heartbeat, source: str, now: datetime) -> None:
-        called = self._gateways.called(beat)
-        if called:
-            judged = [(facts, self._gateways.authentic(facts, beat.key, now)) for facts in called]
-            gateways.heartbeat(db, judged, beat, source, now)
-        elif self._gateways.worth_noting(beat.gw_id):
-            gateways.note_unknown(db, beat.gw_id, now, device_id=beat.device_id, dialect=beat.dialect)
+    def _put(self, kept: dict[Any, Any], key: object, value: object) -> None:
+        if key in kept or len(kept) < self.MOST:
+            kept[key] = value
+            self._wake()
 
 
 class GatewayDoor:
     """Answers gateways. `asks` tells which requests are theirs."""
 
-    def __init__(self, store: Store, sessions: Sessions, gateways: Gateways, heard: Heard, metrics: Metrics) -> None:
-        self._store = store
+    def __init__(self, sessions: Sessions, gateways: Gateways, heard: Heard, metrics: Metrics) -> None:
         self._sessions = sessions
         self._gateways = gateways
         self._heard = heard
@@ -111,7 +116,8 @@ class GatewayDoor:
         except Malformed as error:
             self._metrics.malformed.labels(error.field).inc()
             return Answer.DENY if error.logout else Answer.NEUTRAL
-        verdict = self._verdicts(report.gw_id, report.key, [report])[0]
+        gateway = self._believed(report.gw_id, report.key, report.device_id, report.dialect)
+        verdict = self._verdicts(gateway, [report])[0]
         self._count(report.stage, verdict)
         self._metrics.poll_seconds.observe(time.monotonic() - started)
         return _CODES[verdict.answer]
@@ -131,7 +137,8 @@ class GatewayDoor:
 
     def _fleet(self, fleet: Fleet) -> list[Answer]:
         reports = [client.report for client in fleet.clients if client.report is not None]
-        verdicts = iter(self._verdicts(fleet.gw_id, fleet.key, reports) if reports else [])
+        gateway = self._believed(fleet.gw_id, fleet.key, fleet.device_id, Dialect.APFREE)
+        verdicts = iter(self._verdicts(gateway, reports) if reports else [])
         answers = []
         for client in fleet.clients:
             if client.report is None:
@@ -142,12 +149,21 @@ class GatewayDoor:
             answers.append(_CODES[verdict.answer])
         return answers
 
-    def _verdicts(self, gw_id: str, key: str, reports: Sequence[Report]) -> list[Verdict]:
-        """What is said of guests by a gateway that we know and that proves to be itself; no opinion otherwise."""
+    def _believed(self, gw_id: str, key: str, device_id: str, dialect: Dialect) -> GatewayFacts | None:
+        """The gateway that called, if we know it and it proves to be itself."""
         gateway = self._gateways.find(gw_id)
-        if gateway is None or gateway.state != "adopted":
-            return [_unheard(report) for report in reports]
-        if not self._gateways.authentic(gateway, key, self._store.clock.now()).believed:
+        if gateway is None:
+            self._heard.stranger(gw_id, device_id, dialect)
+            return None
+        if gateway.state != "adopted" or self._gateways.trust(gateway, key) is Trust.KEY_MISSING:
+            return None
+        if device_id and device_id != gateway.device_id:
+            self._heard.device(gateway, device_id)
+        return gateway
+
+    def _verdicts(self, gateway: GatewayFacts | None, reports: Sequence[Report]) -> list[Verdict]:
+        """What is said of guests to a gateway that is believed; no opinion to any other."""
+        if gateway is None:
             return [_unheard(report) for report in reports]
         if len(reports) == 1:
             return [self._sessions.answer(gateway, reports[0])]
@@ -160,7 +176,7 @@ class GatewayDoor:
             self._metrics.malformed.labels(error.field).inc()
         else:
             self._metrics.pings.inc()
-            self._heard.heartbeat(beat, environ.get("REMOTE_ADDR", ""))
+            self._heard.heartbeat(beat, environ.get("REMOTE_ADDR", ""), environ.get("HTTP_USER_AGENT", "")[:80])
         return RAW[Answer.PONG]
 
     def _count(self, stage: Stage, verdict: Verdict) -> None:
