@@ -228,6 +228,42 @@ def outside_services(cpus: frozenset[int]) -> tuple[Program, int]:
     return Program("outside", [sys.executable, "-m", "loadtests.outside", str(port)], cpus, accepts(port)), port
 
 
+# Connections that are merely open
+
+
+@contextlib.contextmanager
+def connected(port: int, number: int, *, head: bytes = b"") -> Iterator[list[socket.socket]]:
+    """So many open connections: each has had the answer to one request; or, given a `head`, has sent just that.
+
+    Fewer where the server would not have them, or did not answer for two seconds.
+    """
+    request = b"GET /alive HTTP/1.1\r\nHost: portal.test\r\nConnection: keep-alive\r\n\r\n"
+    sockets: list[socket.socket] = []
+    try:
+        with contextlib.suppress(OSError):
+            for _ in range(number):
+                sockets.append(socket.create_connection(("127.0.0.1", port), timeout=2.0))
+                sockets[-1].sendall(head or request)
+                if not head and not sockets[-1].recv(65536):
+                    break
+        time.sleep(0.3)
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether the other side has not closed this connection, as far as we have been told."""
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 # Costs
 
 

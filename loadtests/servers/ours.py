@@ -1,26 +1,32 @@
-"""The Flask application under our own front door: `python -m gevent.monkey --module loadtests.servers.ours PORT`."""
+"""The Flask application under our own front door: `python -m gevent.monkey --module loadtests.servers.ours PORT`.
+
+The door's rules are the product's; of its limits, those on guests are wider, so that a thousand may wait at once and
+a hundred megabytes may be sent, which the product has no page for.
+"""
 
 from __future__ import annotations
 
-import socket
 import sys
 
-from gevent.pywsgi import WSGIServer
+from gevent.event import Event
 from psycogreen.gevent import patch_psycopg
 
 from loadtests.servers.app import create
+from portal.frontdoor import FrontDoor, Limit, listen
+
+LIMITS = {"polls": Limit(at_once=2000), "guests": Limit(at_once=2000, body_bytes=1 << 30)}
+
+
+def classify(path: str) -> str:
+    """Routers ask under /auth; everybody else is a guest."""
+    return "polls" if path.startswith("/auth") else "guests"
 
 
 def main(port: int) -> None:
     """Serves until the process is ended."""
     patch_psycopg()
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(1024)
-    listener.setblocking(False)
-    WSGIServer(listener, create(), log=None, environ={"SERVER_NAME": "portal"}).serve_forever()
+    FrontDoor(listen("127.0.0.1", port), create(), classify, LIMITS).start()
+    Event().wait()
 
 
 if __name__ == "__main__":
