@@ -70,7 +70,7 @@ class InUse(DatabaseNotStarted):
     """Another process owns the server of this state directory."""
 
 
-def programs() -> Path:
+def find_programs() -> Path:
     """The folder of PostgreSQL's programs (`psql`, `pg_dump`, `pg_restore`, …) that came with this installation."""
     found = importlib.util.find_spec(DISTRIBUTION)
     if found is None or not found.submodule_search_locations:
@@ -90,12 +90,13 @@ class Postgres:
         *,
         connections: int = 40,
         settings: Mapping[str, str] | None = None,
+        programs: Path | None = None,
     ) -> None:
         self.root = state_dir.resolve() / "postgres"
         self.data = self.root / "data"
         self.logfile = self.root / "postgres.log"
         self._settings = _settings(connections) | dict(settings or {})
-        self._programs = programs()
+        self._programs = programs or find_programs()
         self._user = SELF
         self._prefix: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,7 +163,7 @@ class Postgres:
         A command that started the server stops it only when no other command uses it any more.
         """
         end = time.monotonic() + patience
-        self.root.mkdir(parents=True, exist_ok=True, mode=self._directory_mode())
+        self._make_directories()
         with (self.root / "users.lock").open("a") as users:
             while True:
                 if self._take("command"):
@@ -212,7 +213,7 @@ class Postgres:
     # -- ownership
 
     def _take(self, who: str) -> bool:
-        self.root.mkdir(parents=True, exist_ok=True, mode=self._directory_mode())
+        self._make_directories()
         lock = (self.root / "owner.lock").open("a+")
         if not _try_lock(lock, fcntl.LOCK_EX):
             lock.close()
@@ -253,9 +254,23 @@ class Postgres:
             self.stop()
             raise
 
-    def _directory_mode(self) -> int:
-        # As root the server runs as another user, who must get through (and may not list).
-        return 0o711 if os.geteuid() == 0 else 0o700
+    def _make_directories(self) -> None:
+        try:
+            self._make_missing_directories()
+            if os.geteuid() not in (0, self.root.stat().st_uid):
+                raise PermissionError
+        except PermissionError:
+            raise DatabaseNotStarted(
+                f"{self.root.parent} belongs to somebody else: run as that user, or as root, or set state_dir"
+            ) from None
+
+    def _make_missing_directories(self) -> None:
+        self.root.parent.parent.mkdir(parents=True, exist_ok=True)
+        for directory in (self.root.parent, self.root):
+            if not directory.exists():
+                directory.mkdir(exist_ok=True)
+                # As root the server runs as another user, who must get through (and may not list).
+                directory.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
     def _prepare(self) -> None:
         """Directories, and the user who runs the server; ancestors are never opened for that user."""
@@ -308,7 +323,8 @@ class Postgres:
 
     def _reachable(self) -> bool:
         probe = self.root / "reachable"
-        probe.touch(mode=0o644)
+        probe.touch()
+        probe.chmod(0o644)
         try:
             return _succeeds(["test", "-r", str(probe)], self._user)
         finally:
@@ -333,7 +349,9 @@ class Postgres:
                         symlinks=True,
                         ignore=shutil.ignore_patterns("include", "pgxs", "*.a"),
                     )
-            half.chmod(0o755)
+            for path in (half, *half.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
             half.rename(copy)
             for old in self.root.glob("programs-*"):
                 if old != copy:
@@ -377,10 +395,22 @@ class Postgres:
         self.data.rmdir()  # refuses a directory with content
         new.rename(self.data)
 
-    def _launch(self, timeout: float = 60) -> None:
+    def _launch(self) -> None:
         """Start the server process and wait until it takes connections, recovery included."""
         self._clear_remains()
         self.trim_log()
+        end = time.monotonic() + 20
+        while True:
+            said = self._spawn()
+            if said is None:
+                return
+            # What is left of a killed server, where the system does not let us see it.
+            if "shared memory block" not in said or time.monotonic() > end:
+                raise DatabaseNotStarted(f"PostgreSQL did not start; its log says: {said or 'nothing'}")
+            time.sleep(0.2)
+
+    def _spawn(self) -> str | None:
+        """One attempt: None when the server is ready, else what it said before it ended."""
         command = [*self._prefix, str(self._programs / "postgres"), "-D", str(self.data)]
         for name, value in (self._settings | {"unix_socket_directories": str(self._socket_directory())}).items():
             command += ["-c", f"{name}={value}"]
@@ -398,14 +428,18 @@ class Postgres:
                 group=self._user.gid,
                 extra_groups=self._user.groups,
             )
-        end = time.monotonic() + timeout
+        told = time.monotonic() + 10
         while not self._serves():
-            if self._process.poll() is not None or time.monotonic() > end:
-                with self.logfile.open("rb") as output:
-                    output.seek(begun)
-                    said = output.read().decode(errors="replace").strip()[-800:]
-                raise DatabaseNotStarted(f"PostgreSQL did not start; its log says: {said or 'nothing'}")
+            if self._process.poll() is not None:
+                self._process = None
+                with self.logfile.open("rb") as log_now:
+                    log_now.seek(begun)
+                    return log_now.read().decode(errors="replace").strip()[-800:]
+            if time.monotonic() > told:  # as long as it lives it is recovering, and that must not be cut short
+                log.warning("PostgreSQL is still starting")
+                told += 10
             time.sleep(0.01)
+        return None
 
     def _provision(self) -> None:
         """The product's role and database, and the statistics extension; does nothing when they exist."""

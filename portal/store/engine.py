@@ -395,8 +395,9 @@ def _refuse_a_dead_connection(connection: Any, _record: Any, _proxy: Any) -> Non
 
     Two system calls, where a test statement would cost a round trip. Patched, `poll` would visit the event loop first.
     """
-    waiting = monkey.get_original("select", "poll")()
-    waiting.register(connection.fileno(), select.POLLIN)
+    if not connection.closed:
+        waiting = monkey.get_original("select", "poll")()
+        waiting.register(connection.fileno(), select.POLLIN)
     if connection.closed or waiting.poll(0):
         raise DisconnectionError("the connection was closed by the server")
 
