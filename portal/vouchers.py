@@ -407,7 +407,7 @@ def overviews(
 
 
 def revoke_batch(db: Connection, network_id: int, batch_id: int, now: datetime) -> int:
-    """Take back the codes of a batch that are not used up or expired; how many. Who is online is cut off at the next poll."""
+    """Take back the codes of a batch that are not used up or expired; how many. Who is online goes at the next poll."""
     values = {"network_id": network_id, "batch_id": batch_id, "now": now}
     db.execute(REVOKE_BATCH, values)
     revoked = sorted(db.execute(REVOKE_CODES, values).scalars())
@@ -416,7 +416,7 @@ def revoke_batch(db: Connection, network_id: int, batch_id: int, now: datetime) 
 
 
 def revoke(db: Connection, voucher: Voucher, now: datetime) -> bool:
-    """Take back one code; whether it had not been already. Who is online with it is cut off at the next poll."""
+    """Take back one code; whether it had not been already. Who is online with it goes at the next poll."""
     values = {"voucher_id": voucher.id, "network_id": voucher.network_id, "now": now}
     grant_id = db.execute(REVOKE, values).scalar()
     if grant_id is None:
