@@ -67,7 +67,7 @@ def test_imports_point_down_never_up_and_never_sideways(path: Path) -> None:
             continue
         assert other in RANK, f"{path.name} imports portal.{other}, which has no place among the layers"
         assert RANK[here] < RANK[other], (
-            f"{path.relative_to(ROOT)} ({here}) imports portal.{other}: imports point down, and {other} is not below {here}"
+            f"{path.relative_to(ROOT)} imports portal.{other}: imports point down, and {other} is not below {here}"
         )
 
 
@@ -86,9 +86,6 @@ def test_only_serve_and_the_command_lines_patch() -> None:
 
 def test_serve_patches_before_anything_else_is_imported() -> None:
     body = ast.parse((ROOT / "serve.py").read_text()).body
-    code = [
-        ast.unparse(node) for node in body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-    ]
     assert [ast.unparse(node) for node in body[1:5]] == [
         "from gevent import monkey",
         "monkey.patch_all()",
