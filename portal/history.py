@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from portal import grants
+from portal import grants, vouchers
 from portal.grants import Grant
 from portal.store import sql
 
@@ -108,28 +108,15 @@ class Line(NamedTuple):
     at: datetime | None
 
 
-class BatchRow(NamedTuple):
-    """A batch of codes and what became of them, in numbers."""
+class Pace(NamedTuple):
+    """How a batch of codes is going: devices online with its codes, and codes first used within the last week."""
 
-    id: int
-    label: str
-    plan_id: int | None
-    plan: str | None
-    size: int
-    created_by: str
-    created_at: datetime
-    revoked_at: datetime | None
-    unused: int
-    in_use: int
-    over: int
-    expired: int
-    revoked: int
     devices: int
-    first_used_lately: int
+    first_used: int
 
 
 class Code(NamedTuple):
-    """A code of a batch and its grant."""
+    """A code of a batch, its state in the words of vouchers.STATE, and its grant."""
 
     id: int
     code_sealed: bytes
@@ -330,59 +317,31 @@ ONLINE_BY_GATEWAY = sql(
     "SELECT gateway_id, count(*) FROM session WHERE network_id = :network_id AND state = 'active' GROUP BY gateway_id",
 )
 
-# The same words for the same state as in codes(): what a code's grant says of it.
-_CODE_STATE = """
-    CASE WHEN v.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL THEN 'revoked'
-         WHEN (g.clock = 'wall' AND g.ends_at <= :now) OR (g.clock = 'online' AND g.used_seconds >= g.seconds)
-              OR CASE g.counts WHEN 'down' THEN g.used_down WHEN 'up' THEN g.used_up
-                               ELSE g.used_down + g.used_up END >= g.bytes THEN 'over'
-         WHEN g.valid_until <= :now THEN CASE WHEN g.started_at IS NULL THEN 'expired' ELSE 'over' END
-         WHEN g.started_at IS NULL THEN 'unused'
-         ELSE 'in_use' END
-"""
-
-BATCHES = sql(
-    "history.batches",
-    f"""
-    SELECT b.id, b.label, b.plan_id, p.name, b.size, b.created_by, b.created_at, b.revoked_at,
-           c.unused, c.in_use, c.over, c.expired, c.revoked,
-           (SELECT count(*)
+PACE = sql(
+    "history.pace",
+    """
+    SELECT (SELECT count(*)
               FROM session s
               JOIN voucher v ON v.grant_id = s.grant_id
-             WHERE s.network_id = b.network_id AND s.state = 'active' AND v.batch_id = b.id),
-           c.lately
-      FROM voucher_batch b
-      LEFT JOIN plan p ON p.id = b.plan_id
-     CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE state = 'unused') AS unused,
-                                count(*) FILTER (WHERE state = 'in_use') AS in_use,
-                                count(*) FILTER (WHERE state = 'over') AS over,
-                                count(*) FILTER (WHERE state = 'expired') AS expired,
-                                count(*) FILTER (WHERE state = 'revoked') AS revoked,
-                                count(*) FILTER (WHERE started_at > CAST(:now AS timestamptz) - INTERVAL '7 days')
-                                    AS lately
-                           FROM (SELECT {_CODE_STATE} AS state, g.started_at
-                                   FROM voucher v
-                                   JOIN "grant" g ON g.id = v.grant_id
-                                  WHERE v.batch_id = b.id) AS each) AS c
-     WHERE b.network_id = :network_id
-       AND (CAST(:before AS bigint) IS NULL OR b.id < :before)
-       AND (CAST(:batch_id AS bigint) IS NULL OR b.id = :batch_id)
-     ORDER BY b.id DESC
-     LIMIT :limit
+             WHERE s.network_id = :network_id AND s.state = 'active' AND v.batch_id = :batch_id),
+           (SELECT count(*)
+              FROM voucher v
+              JOIN "grant" g ON g.id = v.grant_id
+             WHERE v.network_id = :network_id AND v.batch_id = :batch_id AND g.started_at > :lately)
     """,
 )
 
 CODES = sql(
     "history.codes",
     f"""
-    SELECT v.id, v.code_sealed, {_CODE_STATE},
+    SELECT v.id, v.code_sealed, {vouchers.STATE},
            (SELECT count(*) FROM session s WHERE s.grant_id = g.id AND s.state = 'active'),
            COALESCE(v.revoked_at, g.revoked_at), {grants.COLUMNS}
       FROM voucher v
       JOIN "grant" g ON g.id = v.grant_id
       {grants.PERIOD_JOIN}
      WHERE v.network_id = :network_id AND v.batch_id = :batch_id AND v.id > :after
-       AND (CAST(:state AS text) IS NULL OR {_CODE_STATE} = :state)
+       AND (CAST(:state AS text) IS NULL OR {vouchers.STATE} = :state)
      ORDER BY v.id
      LIMIT :limit
     """,
@@ -553,21 +512,10 @@ def online_by_gateway(db: Connection, network_id: int) -> dict[int, int]:
     return {row[0]: row[1] for row in db.execute(ONLINE_BY_GATEWAY, {"network_id": network_id})}
 
 
-def batches(
-    db: Connection, network_id: int, now: datetime, *, before: int | None = None, limit: int = PAGE
-) -> list[BatchRow]:
-    """Batches of codes, the latest first, with what became of them."""
-    rows = db.execute(
-        BATCHES, {"network_id": network_id, "now": now, "before": before, "batch_id": None, "limit": limit}
-    )
-    return [BatchRow._make(row) for row in rows]
-
-
-def batch(db: Connection, network_id: int, batch_id: int, now: datetime) -> BatchRow | None:
-    """One batch of this network, or None."""
-    asked = {"network_id": network_id, "now": now, "before": None, "batch_id": batch_id, "limit": 1}
-    row = db.execute(BATCHES, asked).first()
-    return None if row is None else BatchRow._make(row)
+def pace(db: Connection, network_id: int, batch_id: int, now: datetime) -> Pace:
+    """How a batch of this network is going."""
+    asked = {"network_id": network_id, "batch_id": batch_id, "lately": now - timedelta(days=7)}
+    return Pace._make(db.execute(PACE, asked).one())
 
 
 def codes(
@@ -580,7 +528,7 @@ def codes(
     after: int = 0,
     limit: int = PAGE,
 ) -> list[Code]:
-    """Codes of a batch in the order they were issued; `state` is unused, in_use, over, expired or revoked."""
+    """Codes of a batch in the order they were issued; `state` as vouchers.STATE has them."""
     rows = db.execute(
         CODES,
         {"network_id": network_id, "batch_id": batch_id, "now": now, "state": state, "after": after, "limit": limit},

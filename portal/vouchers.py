@@ -92,7 +92,7 @@ class Issued:
 
 
 # The order of access.exhausted, without the allowances of periods: those come back.
-_STATE = """
+STATE = """
     CASE
         WHEN v.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL THEN 'revoked'
         WHEN g.valid_until <= :now THEN 'expired'
@@ -147,7 +147,7 @@ CODE_OF = sql("vouchers.code_of", "SELECT v.code_sealed FROM voucher v WHERE v.g
 CODES = sql(
     "vouchers.codes",
     f"""
-    SELECT v.id, v.grant_id, v.code_sealed, {_STATE} AS state, g.started_at, g.used_down + g.used_up AS used_bytes
+    SELECT v.id, v.grant_id, v.code_sealed, {STATE} AS state, g.started_at, g.used_down + g.used_up AS used_bytes
       FROM voucher v
       JOIN "grant" g ON g.id = v.grant_id
      WHERE v.batch_id = :batch_id AND v.network_id = :network_id AND v.id > :after
@@ -179,7 +179,7 @@ OVERVIEWS = sql(
                count(*) FILTER (WHERE s.state = 'used up') AS used_up,
                count(*) FILTER (WHERE s.state = 'expired') AS expired,
                count(*) FILTER (WHERE s.state = 'revoked') AS revoked
-          FROM (SELECT {_STATE} AS state
+          FROM (SELECT {STATE} AS state
                   FROM voucher v
                   JOIN "grant" g ON g.id = v.grant_id
                  WHERE v.batch_id = b.id) s
@@ -205,7 +205,7 @@ REVOKE_CODES = sql(
       FROM (SELECT v.id
               FROM voucher v
               JOIN "grant" g ON g.id = v.grant_id
-             WHERE v.batch_id = :batch_id AND v.network_id = :network_id AND {_STATE} IN ('unused', 'active')) AS live
+             WHERE v.batch_id = :batch_id AND v.network_id = :network_id AND {STATE} IN ('unused', 'active')) AS live
      WHERE voucher.id = live.id
     RETURNING voucher.grant_id
     """,
