@@ -49,12 +49,12 @@ class Page:
         return reader.forms
 
     def form(self, *names: str) -> Form:
-        """The first form that has all these fields. Raises LookupError, naming them, when there is none."""
+        """The first form that has all these fields; without names, the first that is posted. LookupError if none."""
         for form in self.forms():
-            if form.names.issuperset(names):
+            if form.names.issuperset(names) and (names or form.method == "POST"):
                 return form
-        wanted = ", ".join(names) or "any field"
-        raise LookupError(f"no form with {wanted} on the page at {urlsplit(self.url).path} (status {self.status})")
+        wanted = f"a form with {', '.join(names)}" if names else "a form to send"
+        raise LookupError(f"expected {wanted} on the page at {urlsplit(self.url).path} (status {self.status})")
 
 
 class _Forms(HTMLParser):
@@ -146,15 +146,18 @@ def submit(fetch: Fetch, page: Page, fields: dict[str, str], headers: dict[str, 
     return visit(fetch, "GET", urljoin(action, f"?{encoded}"), headers)
 
 
-def ask(method: str, url: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-    """One request over the network. Raises OSError when the server cannot be reached or breaks off."""
+def ask(
+    method: str, url: str, headers: dict[str, str], body: bytes, patience: float = PATIENCE
+) -> tuple[int, dict[str, str], bytes]:
+    """One request over the network. Raises OSError when the server cannot be reached or breaks off, or when a wait
+    exceeds `patience` seconds."""
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(parts.netloc, timeout=PATIENCE, context=context)
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=patience, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=patience)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     try:
         connection.request(method, target, body or None, {"Connection": "close", **headers})

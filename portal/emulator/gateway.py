@@ -110,7 +110,7 @@ class Gateway:
         self._box = Box(self._lan, self._book, clock, machine, self._note, self.calls, self.evictions)
         self._web = door.Door("web", self._serve, self._alarm)
         self._links: dict[str, door.Door] = {}
-        self._door_loops: list[Loop] = []
+        self._lasting: list[Loop] = []
         self._loops: list[Loop] = []
         self._looping = False
         self._numbers = 0
@@ -128,14 +128,20 @@ class Gateway:
         self._looping = loops
         self._begin()
 
+    def run_beside(self, name: str, work: Callable[[], None], *, pause: float) -> None:
+        """Runs more work in a loop that is watched like the gateway's own, until the gateway stops."""
+        loop = Loop(name, work, pause=pause, alarm=self._loop_alarm, backoff=self._backoff)
+        self._lasting.append(loop)
+        loop.start()
+
     def stop(self) -> None:
         """Ends at once, sending nothing, as SIGTERM ends the real one. May be called twice."""
-        for loop in [*self._loops, *self._door_loops]:
+        for loop in [*self._loops, *self._lasting]:
             loop.stop()
         self._program.end()
         for opened in [self._web, *self._links.values()]:
             opened.close()
-        for loop in [*self._loops, *self._door_loops]:
+        for loop in [*self._loops, *self._lasting]:
             loop.join(2.0)
 
     def __enter__(self) -> "Gateway":
@@ -247,7 +253,12 @@ class Gateway:
         head = wire.to_bytes(f"{method} {target} HTTP/1.1\r\nHost: {shown}\r\n{lines}\r\n")
         if where == "internet":
             return split_answer(self._internet(station, head))
-        return split_answer(self._answer(station, head))
+        return split_answer(self.answer(station, head))
+
+    def answer(self, station: Station, head: bytes) -> bytes:
+        """What the gateway's own web server says to a station's request head; no bytes: it just closes."""
+        sight = web.Sight(self.port, self._lan.stations(), self._book.account)
+        return web.answer(self._program, sight, station, head)
 
     # --- what it knows ---
 
@@ -299,7 +310,7 @@ class Gateway:
 
     def failing(self) -> list[str]:
         """The names of loops whose last run failed, or that have ended; empty when all is well."""
-        return [loop.name for loop in [*self._loops, *self._door_loops] if not loop.healthy]
+        return [loop.name for loop in [*self._loops, *self._lasting] if not loop.healthy]
 
     # --- inside ---
 
@@ -339,9 +350,7 @@ class Gateway:
         program.ping()
 
     def _open_door(self, opened: door.Door) -> None:
-        loop = Loop(opened.name, opened.accept, pause=0.0, alarm=self._loop_alarm, backoff=self._backoff)
-        self._door_loops.append(loop)
-        loop.start()
+        self.run_beside(opened.name, opened.accept, pause=0.0)
 
     def _add_station(self, name: str, ip: str | None, mac: str | None, source: str | None) -> Station:
         self._numbers += 1
@@ -369,17 +378,13 @@ class Gateway:
 
     def _loop_alarm(self, text: str) -> None:
         self._alarm(text)
-        if any(loop.dead for loop in [*self._loops, *self._door_loops]):
+        if any(loop.dead for loop in [*self._loops, *self._lasting]):
             self.failure.set()
-
-    def _answer(self, station: Station, head: bytes) -> bytes:
-        sight = web.Sight(self.port, self._lan.stations(), self._book.account)
-        return web.answer(self._program, sight, station, head)
 
     def _serve(self, connection: socket.socket, source: str) -> None:
         head, _ = door.read_head(connection)
         if head:
-            connection.sendall(self._answer(self._lan.at(source), head))
+            connection.sendall(self.answer(self._lan.at(source), head))
 
     def _serve_link(self, connection: socket.socket, station: Station) -> None:
         head, body = door.read_head(connection)
@@ -399,7 +404,7 @@ class Gateway:
         elif where == "internet":
             connection.sendall(self._internet(station, origin))
         else:
-            connection.sendall(self._answer(station, origin))
+            connection.sendall(self.answer(station, origin))
 
     def _whither(self, station: Station, host: str, port: int) -> str:
         """What a station reaches at an address: "gateway", "server" (never caught), "internet", or "caught"."""

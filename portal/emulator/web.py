@@ -2,7 +2,8 @@
 
 Promises: any path but the gateway's own leads to the auth server's login page, with all that WiFiDog says about the
 gateway, the guest and the page asked for; statuses, header lines, cuts and empty answers are the captured ones. The
-pages' look is ours; the status page is for people and shows the book beside the program's own text.
+pages' look is ours; the status page is for people and shows the book beside the program's own text. Where apfree leaves
+a browser hanging until it gives up (a log-out), it is let go with an empty answer.
 Sources: wifidog-gateway src/http.c, auth.c, wd_util.c; apfree-wifidog src/http.c, wd_client.c.
 """
 
