@@ -100,8 +100,8 @@ def thousand_waiting(rig: Rig) -> Claim:
         "the 5 s. An error is no answer after 9 s.",
         figures,
         f"Gatepost's front door added {ours.get('added p95 ms')} ms (p95) at {ours.get('CPU')} of a core. WsgiToAsgi "
-        "runs one request at a time: it cannot hold a thousand. FastAPI's line is httpx's: its pool walks over all "
-        "connections at every request, which py-spy shows as nine tenths of the time.",
+        "runs one request at a time: it cannot hold a thousand. FastAPI's line is mostly httpx's, whose pool "
+        "walks over all of its connections at every request.",
     )
 
 
