@@ -49,8 +49,6 @@ REFUSALS = {
 class Response:
     """The application's answer to one request. `start` is its start_response."""
 
-    __slots__ = ("_bodyless", "_chunked", "_closing", "_last_lines", "_left", "_request", "_send", "_text", "begun")
-
     def __init__(
         self, request: Request, send: Callable[[bytes], None], last_lines: Callable[[int, bool], bytes]
     ) -> None:
@@ -58,7 +56,7 @@ class Response:
         self._request, self._send, self._last_lines = request, send, last_lines
         self._text: str | None = None  # status and headers
         self._left: int | None = None  # of the application's own Content-Length
-        self._bodyless = self._chunked = self._closing = False
+        self._bodyless = self._unframed = self._chunked = self._closing = False
         self.begun = False  # something has been sent, so that nothing else can be said
 
     def start(
@@ -83,7 +81,8 @@ class Response:
         if not len(lines) == text.count("\r") == text.count("\n") or "\0" in text:
             raise ValueError("the status or a header holds a line break or a NUL")
         self._text = text
-        self._bodyless = self._request.method == "HEAD" or status[:3] in ("204", "304")
+        self._unframed = status[:3] in ("204", "304")
+        self._bodyless = self._unframed or self._request.method == "HEAD"
         return self.write
 
     def deliver(self, result: Iterable[bytes]) -> bytes | None:
@@ -134,7 +133,7 @@ class Response:
         if self._text is None:
             raise AssertionError("start_response was not called")
         head = self._text.encode("latin-1")
-        if self._left is None and (self._request.method == "HEAD" or not self._bodyless):
+        if self._left is None and not self._unframed:
             if length is not None:
                 head += b"Content-Length: %d\r\n" % length
             elif self._request.minor == 1:

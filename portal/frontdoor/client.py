@@ -71,7 +71,7 @@ class Client:
         self.unread = True
         if not first and not self._buffer:
             self._waiting.idle.enter(self)
-            self._buffer = self._sock.recv(_READ_BYTES)
+            self._buffer = self._receive()
             self._waiting.idle.leave(self)
             if not self._buffer:
                 return None
@@ -129,15 +129,24 @@ class Client:
         """Let the client read the last answer: a socket that is closed on unread input resets the connection."""
         self._sock.shutdown(socket.SHUT_WR)
         self._waiting.lingers.enter(self)
-        while self.overdue is None and self._sock.recv(_READ_BYTES):
+        while self.overdue is None and self._receive():
             pass
+
+    def _receive(self) -> bytes:
+        """What has come, or nothing, if the client will send no more or we no longer wait."""
+        try:
+            return self._sock.recv(_READ_BYTES)
+        except OSError:
+            if self.overdue:
+                return b""  # gevent ends the wait of a socket that is shut with an error
+            raise
 
     def _rest_of_head(self) -> int:
         """Read until the buffer holds a whole head, and say where it ends; -1 if the client left instead."""
         while True:
             if self._buffer:
                 self._check_beginning()
-            data = self._sock.recv(_READ_BYTES)
+            data = self._receive()
             self._buffer += data
             end = self._buffer.find(END)
             if end >= 0:
@@ -198,7 +207,7 @@ class Client:
         start = time.monotonic()
         self._waiting.enter_body(self, self._patience)
         try:
-            data = self._sock.recv(_READ_BYTES)
+            data = self._receive()
         except OSError:
             data = b""
         self._waiting.bodies.leave(self)
