@@ -37,7 +37,7 @@ why: .venv/develop ## make threaded portals hang, one mechanism at a time; rewri
 	@$(BIN)/python -m loadtests.why.run $(ARGS)
 
 translations: .venv/develop ## compile the guest pages' translations
-	$(BIN)/python -m portal.web.languages
+	$(BIN)/python -m portal.web.catalogues $(ARGS)
 
 lock: .venv/develop ## resolve the dependencies of setup.cfg anew into the two lock files
 	$(BIN)/python tests/house/lock.py

@@ -2,7 +2,7 @@
 
 Promises: a language is always one of LANGUAGES; amounts are rounded down, so that nothing looks used up that is not,
 and a megabyte is 10^6 bytes; moments are told in the network's time zone, absolute, since nothing counts down without
-a script. Never holds a sentence of a page: those stand in the templates and in guest_words.py.
+a script. Never holds a sentence of a page: those stand in the templates and in guest/words.py.
 
 Messages are translated with Flask-Babel. Units are messages too: the tables that Babel ships leave several of them
 out for Chinese, Arabic and Portuguese, and prints their English names there.

@@ -1,7 +1,7 @@
 """Guests' pages as values: what a template is given, and nothing else.
 
 Promises: a page can be rendered from plain values, without a database; every page carries the same headers; no page
-sets a cookie, holds a script, or is kept by a browser. Never looks anything up: guest.py does.
+sets a cookie, holds a script, or is kept by a browser. Never looks anything up: the views do.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import jinja2
-from flask import Response
+from flask import Response, request
 from markupsafe import Markup
 
 from portal.web import languages, look
-from portal.web.guest_words import Device, Meter, Notice, default_privacy, default_terms
-from portal.web.languages import LANGUAGES
+from portal.web.guest.words import Device, Meter, Notice, default_privacy, default_terms
+from portal.web.languages import LANGUAGES, translated
+
+FINE_PRINT: Final = ("terms", "privacy")
+LONGEST_INLINE: Final = 3_000
 
 # Hidden fields and links of a page: names with values.
 Fields = Sequence[tuple[str, str]]
@@ -40,6 +45,7 @@ class House:
     code_hint: str = ""
     terms: str = ""
     privacy: str = ""
+    keeps_days: int = 365
     # Whether there is anything to accept: not on pages that belong to no network.
     binding: bool = True
 
@@ -85,9 +91,11 @@ class Link:
 class Status:
     """What a guest has left, on which devices, and how he goes on."""
 
+    title: str
     meters: Sequence[Meter]
     as_of: str
     refresh: str
+    online: bool = True
     notice: Notice | None = None
     onward: Link | None = None
     again: str = ""
@@ -124,11 +132,19 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
-    """Terms or privacy as paragraphs; `translated` where they are ours."""
+class FinePrint:
+    """Terms or privacy as paragraphs; `translated` where they are ours. `link` leads to them, wherever they stand."""
 
+    name: str
+    title: str
     lines: Sequence[str]
     translated: bool
+    link: str
+
+    @property
+    def inline(self) -> bool:
+        """Whether the text stands on the page that names it; a long one would cost every guest its weight."""
+        return self.link.startswith("#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +164,46 @@ class _Page:
         return list(LANGUAGES.items())
 
 
-def splash(house: House, frame: Frame, content: Splash, status: int = 200) -> Response:
-    return _rendered("guest/splash.html", house, frame, status, splash=content)
+def splash(house: House, frame: Frame, content: Splash, return_url: str, code: int = 200) -> Response:
+    """The splash page; its form's answer may redirect to the gateway of `return_url`."""
+    return guarded(_rendered("guest/splash.html", house, frame, code, splash=content), form_target(return_url))
 
 
 def status(house: House, frame: Frame, content: Status) -> Response:
-    return _rendered("guest/status.html", house, frame, 200, status=content)
+    """The status page."""
+    return guarded(_rendered("guest/status.html", house, frame, 200, status=content))
 
 
-def message(house: House, frame: Frame, content: Message, status: int = 200) -> Response:
-    return _rendered("guest/message.html", house, frame, status, message=content)
+def message(house: House, frame: Frame, content: Message, code: int = 200) -> Response:
+    """A message page."""
+    return guarded(_rendered("guest/message.html", house, frame, code, message=content))
+
+
+def fine_print(house: House, name: str) -> Response | None:
+    """A page of its own for the terms or the privacy statement; None where there are none."""
+    text = next((text for text in _fine_print(house) if text.name == name), None)
+    if text is None:
+        return None
+    query = [pair for pair in request.args.items() if pair[0] != "show"]
+    close = f"?{urlencode(query)}"
+    frame = Frame(text.title, [*query, ("show", name)])
+    return guarded(_rendered("guest/fine_print.html", house, frame, 200, text=text, close=close))
+
+
+def sent_on(url: str) -> Response:
+    """The browser goes to its gateway."""
+    return _redirect(url, 302)
+
+
+def see(url: str) -> Response:
+    """After an order was carried out: a page that can be reloaded without giving it again."""
+    return _redirect(url, 303)
+
+
+def _redirect(url: str, code: int) -> Response:
+    response = Response("", code, content_type="text/html; charset=utf-8")
+    response.headers["Location"] = url
+    return guarded(response)
 
 
 def _rendered(template: str, house: House, frame: Frame, code: int, /, **content: object) -> Response:
@@ -165,26 +211,19 @@ def _rendered(template: str, house: House, frame: Frame, code: int, /, **content
     html = (
         _environment()
         .get_template(template)
-        .render(
-            page=page,
-            house=house,
-            sheet=look.sheet_name("guest"),
-            terms=_text(house.terms, default_terms()) if house.binding else None,
-            privacy=_text(house.privacy, default_privacy()) if house.binding else None,
-            **content,
-        )
+        .render(page=page, house=house, sheet=look.sheet_name("guest"), fine_print=_fine_print(house), **content)
     )
     response = Response(html, code, content_type="text/html; charset=utf-8")
     response.headers["Content-Language"] = page.language
     response.headers["Vary"] = "Accept-Language"
-    return guarded(response)
+    return response
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     """The templates: everything is escaped, and a name that nobody gave is an error, not an empty space."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent.parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -194,9 +233,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _text(own: str, ours: Sequence[str]) -> _Text:
+def _fine_print(house: House) -> list[FinePrint]:
+    """What a guest of this house accepts, and what is kept of him; nothing on pages that belong to no network."""
+    if not house.binding:
+        return []
+    return [
+        _text(FINE_PRINT[0], translated("Terms of use"), house.terms, default_terms()),
+        _text(
+            FINE_PRINT[1], translated("What we keep, and how long"), house.privacy, default_privacy(house.keeps_days)
+        ),
+    ]
+
+
+def _text(name: str, title: str, own: str, ours: Sequence[str]) -> FinePrint:
     lines = [line for line in own.splitlines() if line.strip()]
-    return _Text(lines, translated=False) if lines else _Text(ours, translated=True)
+    link = f"#{name}"
+    if len(own) > LONGEST_INLINE:
+        kept = [pair for pair in request.args.items() if pair[0] not in ("show", "lang")]
+        link = f"?{urlencode([*kept, ('lang', languages.language()), ('show', name)])}"
+    return FinePrint(name, title, lines or ours, not lines, link)
 
 
 def guarded(response: Response, form_target: str = "") -> Response:

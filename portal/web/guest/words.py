@@ -17,10 +17,12 @@ from markupsafe import Markup
 
 from portal.access import Allowance, Reason
 from portal.grants import Grant
+from portal.networks import Plan
 from portal.web.languages import (
     clock,
     counted,
     data,
+    decimal,
     filled,
     listed,
     say,
@@ -31,6 +33,7 @@ from portal.web.languages import (
     until,
     when,
 )
+from portal.wifidog import MessageKind
 
 # Below this share of its limit a meter says that the end is near.
 LOW_PERCENT = 15
@@ -68,7 +71,6 @@ class Device:
     kind: str
     label: Markup
     note: str
-    own: bool
     end: str = ""
     # What the button says to those who hear the page, since "Sign out" alone would not say whom.
     order: Markup = field(default_factory=Markup)
@@ -130,6 +132,11 @@ def other_device(kind: str, mac: str | None) -> Markup:
 def as_code(text: str) -> Markup:
     """A code or an address, set as one: upper case, left to right in every language."""
     return Markup('<span class="code">{}</span>').format(text.upper())
+
+
+def as_name(text: str) -> Markup:
+    """A name that somebody sent, shown as it is and kept apart from the words around it."""
+    return Markup('<bdi class="code">{}</bdi>').format(text)
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def next_period(period: str, time_zone: str, now: datetime) -> datetime:
     return datetime.combine(first, time(), zone).astimezone(UTC)
 
 
-def onward_hint(grant: Grant, now: datetime) -> str:
+def sign_out_hint(grant: Grant, now: datetime) -> str:
     """What happens to the time of a guest who signs out."""
     left = grant.allowance(now)
     if grant.clock == "online" and grant.seconds is not None:
@@ -211,21 +218,54 @@ def onward_hint(grant: Grant, now: datetime) -> str:
     return ""
 
 
+def status_title(grant: Grant, notice: Notice | None, online: bool, now: datetime) -> str:
+    """The title of a status page, as a tab or a list of open windows shows it."""
+    if notice is not None:
+        return notice.title
+    left = grant.allowance(now)
+    if online and left.until is not None:
+        return say("Online %(until)s", until=until(left.until, now))
+    return translated("You are online") if online else translated("What is left")
+
+
+def devices_title(grant: Grant, used: int) -> str:
+    """The heading over the devices that share a grant: "Devices on this code, 2 of 2"."""
+    if grant.kind == "click":
+        return translated("Your device")
+    if grant.devices is None:
+        if grant.kind == "account":
+            return translated("Devices on your account")
+        return translated("Devices on this code")
+    message = (
+        translated("Devices on your account, %(used)s of %(limit)s")
+        if grant.kind == "account"
+        else translated("Devices on this code, %(used)s of %(limit)s")
+    )
+    return filled(message, used=decimal(used), limit=decimal(grant.devices))
+
+
 # --- ways in ----------------------------------------------------------------------------------------------------------
 
 
-def offer(seconds: int | None, size: int | None, cooldown: int | None, period: str | None) -> str:
+def offer(plan: Plan) -> str:
     """What a click gives, in a line: "60 minutes, 500 MB, once a day, free"."""
-    parts = [spelt(seconds) if seconds else "", data(size) if size else ""]
-    if period == "day" or cooldown == 86_400:
-        parts.append(translated("once a day") if period is None else translated("every day"))
-    elif period == "week" or cooldown == 7 * 86_400:
-        parts.append(translated("once a week") if period is None else translated("every week"))
-    elif period == "month":
-        parts.append(translated("every month"))
-    elif cooldown:
-        parts.append(say("again after %(span)s", span=spelt(cooldown)))
-    return listed([*parts, translated("free")])
+    seconds, size = plan.seconds or plan.period_seconds, plan.bytes or plan.period_bytes
+    parts = [spelt(seconds) if seconds else "", data(size) if size else "", _how_often(plan), translated("free")]
+    return listed(parts)
+
+
+def _how_often(plan: Plan) -> str:
+    if plan.period is not None:
+        return {
+            "day": translated("every day"),
+            "week": translated("every week"),
+            "month": translated("every month"),
+        }[plan.period]
+    if plan.cooldown_seconds == 86_400:
+        return translated("once a day")
+    if plan.cooldown_seconds == 7 * 86_400:
+        return translated("once a week")
+    return say("again after %(span)s", span=spelt(plan.cooldown_seconds)) if plan.cooldown_seconds else ""
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -277,7 +317,7 @@ def refusal(reason: Reason, now: datetime, grant: Grant | None, ended: datetime 
     if reason in (Reason.PERIOD_DATA_OVER, Reason.PERIOD_TIME_OVER) and grant is not None:
         return _used_up_for_now(reason, now, grant)
     if reason in (Reason.EXPIRED, Reason.REVOKED):
-        return _gone(reason, now, grant, code)
+        return _gone(reason, now, grant, ended, code)
     if reason is Reason.DEVICES_FULL:
         return _devices_full(grant)
     title, *lines = _plain(reason, now, ended)
@@ -344,7 +384,7 @@ def _used_up_for_now(reason: Reason, now: datetime, grant: Grant) -> Notice:
     return Notice(title, [line], say("%(amount)s left.", amount=span(0) if used == limit else data(0)))
 
 
-def _gone(reason: Reason, now: datetime, grant: Grant | None, code: str) -> Notice:
+def _gone(reason: Reason, now: datetime, grant: Grant | None, ended: datetime | None, code: str) -> Notice:
     kind = _kind(grant)
     if reason is Reason.EXPIRED:
         title = {
@@ -361,7 +401,7 @@ def _gone(reason: Reason, now: datetime, grant: Grant | None, code: str) -> Noti
             "account": translated("Your account is closed"),
             "click": translated("Your free access was taken back"),
         }[kind]
-        moment = grant.revoked_at if grant is not None else None
+        moment = (grant.revoked_at if grant is not None else None) or ended
         message = translated("The staff did that %(when)s. Ask them for another way.")
         lines = [filled(message, when=when(moment, now))] if moment is not None else []
     if code:
@@ -427,7 +467,7 @@ def _plain(reason: Reason, now: datetime, ended: datetime | None) -> list[Markup
     if reason is Reason.SILENT:
         return [
             translated("The connection was lost"),
-            translated("Sign in again to go on. Nothing of your time or data is lost."),
+            translated("This device was out of reach. Sign in again to go on."),
         ]
     if reason is Reason.SUPERSEDED:
         return [
@@ -470,14 +510,32 @@ def default_terms() -> list[str]:
     ]
 
 
-def default_privacy() -> list[str]:
-    """What is kept of a guest, for a network whose operator wrote nothing of his own."""
+def default_privacy(keeps_days: int) -> list[str]:
+    """What is kept of a guest and for how long, for a network whose operator wrote nothing of his own."""
     return [
         translated("We keep when your device was online, how much data it used, its hardware address and its sort."),
         translated("We keep which code or account was used, and that these terms were accepted."),
         translated("We do not see which pages you visit, and keep nothing about them. This page sets no cookie."),
-        translated("Sign-in records are deleted after a time that the law and the operator set. Ask the staff."),
+        say("All of it is deleted after %(span)s.", span=spelt(keeps_days * 86_400)),
     ]
+
+
+def from_gateway(kind: MessageKind | None, now: datetime) -> Notice:
+    """What a gateway has to tell of a guest about whom we know nothing else."""
+    if kind is MessageKind.ACTIVATE:
+        return Notice(
+            translated("Nearly there"),
+            [translated("You are online for a short while. Follow the link that we sent you, and you stay online.")],
+            bad=False,
+        )
+    if kind is MessageKind.FAILED_VALIDATION:
+        return Notice(
+            translated("The time to confirm is over"),
+            [translated("Sign in again, and follow the link that we send you in time.")],
+        )
+    if kind is MessageKind.LOGGED_OUT:
+        return refusal(Reason.LOGOUT, now, None, None)
+    return refusal(Reason.OK, now, None, None)
 
 
 def device_note(active_since: datetime | None, used: int, now: datetime) -> str:
