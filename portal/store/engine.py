@@ -337,7 +337,8 @@ class _Pool:
     @contextlib.contextmanager
     def turn(self, caller: str) -> Iterator[None]:
         """The right to use one connection."""
-        if not self._free.acquire(blocking=False):
+        # Nobody overtakes those who wait already.
+        if self._waiting or not self._free.acquire(blocking=False):
             self._wait()
         key = object()
         self._held[key] = (caller, time.monotonic())

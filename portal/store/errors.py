@@ -39,7 +39,7 @@ _CONFLICTS = (
 )
 # Besides OperationalError: a standby that was promoted elsewhere, a disk that is full, an administrator's shutdown.
 _UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
-_UNAVAILABLE_STATES = ("25006", "25P03", "XX000")
+_UNAVAILABLE_STATES = ("25006", "25P03")
 
 
 def sort(error: BaseException | None) -> Unavailable | None:
