@@ -6,6 +6,7 @@ more than SECONDS of processor time and MEMORY of memory, and, where it has them
 picture can reach from inside the decoder is an empty room. Nothing of the original is kept but its pixels.
 """
 
+import contextlib
 import io
 import os
 import resource
@@ -17,6 +18,7 @@ PIXELS = 16_000_000
 EDGE = 512
 SECONDS = 5
 MEMORY = 512 * 2**20
+STRANGER = 65533  # nobody's number is 65534, and PostgreSQL may run as nobody
 LARGE, BROKEN = 3, 4
 
 
@@ -27,9 +29,10 @@ class TooLarge(Exception):
 def shut_in() -> None:
     """Give up every right that decoding does not need."""
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+        with contextlib.suppress(OSError):  # a root who may not is none: the only user of a namespace of its own
+            os.setgroups([])
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
     for what, most in (
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_AS, MEMORY),
