@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from ipaddress import IPv4Address
 
 from portal.emulator.console import Console, charged_at
 from portal.emulator.crowd import Appetite, Crowd
@@ -70,6 +71,10 @@ def build(arguments: argparse.Namespace, console: Console) -> Gateway:
         raise ValueError("guests and rate: expected 0 or more; every: expected more than 0")
     if arguments.ssl_port is not None and not 0 < arguments.ssl_port <= 65535:
         raise ValueError(f"ssl port {arguments.ssl_port}: expected 1 to 65535")
+    try:
+        everywhere = IPv4Address(arguments.listen).is_unspecified
+    except ValueError:
+        raise ValueError(f"listen {arguments.listen!r}: expected an IPv4 address") from None
     dialect = Dialect(arguments.dialect)
     servers = [
         auth_server(
@@ -88,7 +93,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Gateway:
         arguments.gw_id,
         interval=arguments.interval,
         client_timeout=arguments.client_timeout,
-        address=arguments.address or arguments.listen,
+        address=arguments.address or ("127.0.0.1" if everywhere else arguments.listen),
         port=arguments.port,
         dialect=dialect,
         delta_traffic=arguments.delta_traffic,

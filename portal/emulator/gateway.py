@@ -210,10 +210,8 @@ class Gateway:
         browser is that cannot be told apart. `mac` None: a device that the router's ARP table does not know."""
         if name is None:
             return Guest(self, self._default, language)
-        for station in self._lan.stations():
-            if station.name == name:
-                return Guest(self, station, language)
-        return Guest(self, self._add_station(name, ip, mac, None), language)
+        station = self._lan.named(name) or self._add_station(name, ip, mac, None)
+        return Guest(self, station, language)
 
     def link(self, station: Station) -> str:
         """The URL of an HTTP proxy; a browser that uses it is this station. Opened when first asked for."""

@@ -51,30 +51,45 @@ class Station:
 
 
 class Lan:
-    """The stations, by loopback address or by IP and MAC. An unknown loopback address is the first station's."""
+    """The stations, by loopback address or by MAC. An unknown loopback address is the first station's."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stations: dict[str, Station] = {}
+        self._by_name: dict[str, Station] = {}
+        self._by_source: dict[str, Station] = {}
+        self._by_mac: dict[str, Station] = {}
 
     def add(self, station: Station) -> None:
+        """Raises ValueError when its name, loopback address or MAC is another station's."""
         with self._lock:
-            for other in self._stations.values():
-                if other.name == station.name or other.source == station.source:
-                    raise ValueError(f"station {station.name!r}: name or loopback address is already in use")
-            self._stations[station.name] = station
+            if (
+                station.name in self._by_name
+                or station.source in self._by_source
+                or (station.mac is not None and station.mac in self._by_mac)
+            ):
+                raise ValueError(f"station {station.name!r}: its name, MAC or loopback address is already in use")
+            self._by_name[station.name] = station
+            self._by_source[station.source] = station
+            if station.mac is not None:
+                self._by_mac[station.mac] = station
 
     def stations(self) -> list[Station]:
         with self._lock:
-            return list(self._stations.values())
+            return list(self._by_name.values())
+
+    def named(self, name: str) -> Station | None:
+        return self._by_name.get(name)
+
+    def with_mac(self, mac: str) -> Station | None:
+        return self._by_mac.get(mac)
 
     def at(self, source: str) -> Station:
         """The station whose browser connects from this loopback address; the first station for any other."""
-        stations = self.stations()
-        return next((station for station in stations if station.source == source), stations[0])
+        return self._by_source.get(source) or next(iter(self._by_name.values()))
 
     def answers_ping(self, ip: str, mac: str) -> bool:
-        return any(s.present and s.ip == ip and s.mac == mac for s in self.stations())
+        station = self._by_mac.get(mac)
+        return station is not None and station.present and station.ip == ip
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from portal.emulator import wire
@@ -156,7 +156,8 @@ class Program:
         self._config_lock = threading.Lock()
         self._servers = list(settings.servers)
         self._next_id = 1
-        self._clients: list[Client] = []
+        # By id, oldest first; the program walks its list from the newest.
+        self._clients: dict[int, Client] = {}
         self._connections: set[socket.socket] = set()
         self._good_at: float | None = None
         self._bad_at: float | None = None
@@ -170,15 +171,15 @@ class Program:
     def clients(self) -> list[Client]:
         """Copies of the list's entries, newest first, as the program walks it."""
         with self._lock:
-            return [replace(client) for client in self._clients]
+            return [replace(client) for client in self._newest_first()]
 
     def find(self, ip: str, mac: str) -> Client | None:
         with self._lock:
-            return next((c for c in self._clients if c.ip == ip and c.mac == mac), None)
+            return next((c for c in self._newest_first() if c.ip == ip and c.mac == mac), None)
 
     def find_by_mac(self, mac: str) -> Client | None:
         with self._lock:
-            return next((c for c in self._clients if c.mac == mac), None)
+            return next((c for c in self._newest_first() if c.mac == mac), None)
 
     def is_online(self) -> bool:
         """Whether a server was ever reached: before that the program believes there is no Internet at all."""
@@ -207,10 +208,13 @@ class Program:
 
     # --- the list ---
 
+    def _newest_first(self) -> Iterator[Client]:
+        return reversed(self._clients.values())
+
     def _insert(self, client: Client) -> Client:
         client.id = self._next_id
         self._next_id += 1
-        self._clients.insert(0, client)
+        self._clients[client.id] = client
         return client
 
     def _add(self, ip: str, mac: str, token: str) -> Client:
@@ -219,10 +223,10 @@ class Program:
         return self._insert(client)
 
     def _live(self, client: Client) -> Client | None:
-        return next((c for c in self._clients if c.id == client.id), None)
+        return self._clients.get(client.id)
 
     def _remove(self, client: Client) -> None:
-        self._clients = [c for c in self._clients if c.id != client.id]
+        self._clients.pop(client.id, None)
 
     def _deny(self, client: Client) -> None:
         client.access = Access.NONE
@@ -234,10 +238,8 @@ class Program:
         self.firewall.allow(client.ip, client.mac, access)
 
     def _name(self, client: Client) -> str:
-        for station in self.box.lan.stations():
-            if station.mac == client.mac:
-                return station.name
-        return client.ip
+        station = self.box.lan.with_mac(client.mac)
+        return station.name if station is not None else client.ip
 
     # --- the talk ---
 
@@ -497,7 +499,7 @@ class Classic(Program):
         """
         now = self.box.clock()
         with self._lock:
-            for client in self._clients:
+            for client in self._clients.values():
                 counted = self.firewall.counted(client.ip, client.mac)
                 if counted is None:
                     continue
@@ -564,7 +566,7 @@ class Apfree(Program):
             self._record("counters", client, began=round_began, sent=sent, code=code, counters=counters)
         for number, code in verdicts or []:
             with self._lock:
-                live = next((c for c in self._clients if c.id == number), None)
+                live = self._clients.get(number)
             if live is None or self.ended:
                 continue
             now = self.box.clock()
@@ -665,7 +667,7 @@ class Apfree(Program):
     def _update_counters(self) -> None:
         now = self.box.clock()
         with self._lock:
-            for client in self._clients:
+            for client in self._clients.values():
                 client.wired = False
                 counted = self.firewall.counted(client.ip, client.mac)
                 if counted is None:

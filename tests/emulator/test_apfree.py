@@ -235,6 +235,37 @@ def test_the_login_page_is_reached_through_the_recorded_script(start: Make, serv
     assert body_and_first_line(answer) == body_and_first_line(recorded)
 
 
+def test_a_round_without_any_answer_counts_against_the_server(start: Make, server: AuthServer, clock: Clock) -> None:
+    gateway = start(interval=60)
+    gateway.guest("phone").present("T", gw_id="gw-1")
+    clock.tick(120)
+    server.raw["counters_v2"] = b""
+    gateway.cycle()
+    assert not gateway.is_auth_online
+    assert [call.code for call in gateway.calls if call.stage == "counters"] == [-1]
+
+
+def test_the_gateways_other_pages(start: Make, server: AuthServer) -> None:
+    gateway = start()
+    guest, other = gateway.guest("phone"), gateway.guest("other")
+    guest.present("T", gw_id="gw-1")
+
+    def shown(path: str) -> str:
+        return other.browse(gateway.own_url(path)).text
+
+    assert "9.07.2907" in shown("/wifidog/about")
+    assert "Token: T" in shown("/wifidog/status")
+    assert "Invalid token" in shown("/wifidog/auth")
+    assert "Both the token and MAC" in shown("/wifidog/disconnect")
+    assert "Invalid token for MAC" in shown(f"/wifidog/disconnect?token=X&mac={guest.mac}")
+    assert "from unknown client" in shown("/wifidog/auth?token=X&gw_id=gw-1&logout=1")
+    assert server.seen("logout") == []
+    assert shown(f"/wifidog/disconnect?token=T&mac={guest.mac}") == ""
+    assert len(server.seen("logout")) == 1
+    assert not guest.online
+    assert "Failed to retrieve your MAC" in gateway.guest("ghost", mac=None).present("T", gw_id="gw-1").text
+
+
 def body_and_first_line(answer: bytes) -> tuple[bytes, bytes]:
     head, _, body = without_date(answer).partition(b"\r\n\r\n")
     return head.split(b"\r\n")[0], body

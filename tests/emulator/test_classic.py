@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from portal.emulator import Access, Bytes, Guest
 from tests.emulator.conftest import CLASSIC, OK, AuthServer, Clock, Make
@@ -576,3 +587,61 @@ def test_the_book_equals_what_the_server_can_add_up(make: Make, server: AuthServ
     account = guest.account
     assert account.reported.total <= account.transferred.total + account.pings.total
     assert account.answered.total <= account.reported.total
+
+
+# --- TLS ---
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_build_with_tls_talks_to_a_server_it_can_check(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    file = certificate(tmp_path)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    listening = socket.create_server(("127.0.0.1", 0))
+    seen: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+            seen.append(secure.recv(4096))
+            secure.sendall(OK + b"Pong")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    port = listening.getsockname()[1]
+    gateway = make(start=False, server=f"https://127.0.0.1:{port}/")
+    assert gateway.ping() is trusted
+    thread.join(5)
+    listening.close()
+    assert [request.startswith(b"GET /ping/?gw_id=gw-1&") for request in seen] == [True] * trusted
+    assert gateway.is_auth_online  # it could connect, which is all that counts
+    assert gateway.server.browser_url("login/?") == f"https://127.0.0.1:{port}/login/?"

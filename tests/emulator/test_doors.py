@@ -255,6 +255,18 @@ def test_a_guest_out_of_range_reaches_nothing(make: Make) -> None:
     assert guest.download(1) == 0
 
 
+def test_a_browser_gives_up_on_endless_redirects(make: Make, server: AuthServer) -> None:
+    server.raw["page"] = b"HTTP/1.1 302 Found\r\nLocation: /wifidog/login/?again\r\nConnection: close\r\n\r\n"
+    with pytest.raises(RecursionError, match="more than 10 redirects"):
+        make().guest("phone").browse()
+
+
+def test_a_server_that_speaks_no_http_is_named(make: Make, server: AuthServer) -> None:
+    server.raw["page"] = b"what?"
+    with pytest.raises(ConnectionError, match="is not HTTP"):
+        make().guest("phone").browse()
+
+
 def test_https_is_never_caught(make: Make) -> None:
     page = make().guest("phone").browse("https://www.example.org/")
     assert (page.status, page.body) == (0, b"")

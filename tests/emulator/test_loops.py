@@ -319,6 +319,21 @@ def test_the_crowd_signs_in_and_loads_at_its_rate(make: Make, server: AuthServer
     assert guests[2].account.transferred.total == 0
 
 
+def test_a_crowd_without_codes_clicks(make: Make, server: AuthServer, clock: Clock) -> None:
+    gateway = make()
+    server.raw["page"] = OK + b"<form><input name=lang></form><form method=post><input name=n value=1></form>"
+    Crowd(gateway, [gateway.guest("a")], [], [].append, clock).step()
+    assert [request.rpartition(b"\r\n")[2] for request in server.requests if request.startswith(b"POST")] == [b"n=1"]
+
+
+def test_two_stations_cannot_be_the_same_device(make: Make) -> None:
+    gateway = make()
+    phone = gateway.guest("phone")
+    with pytest.raises(ValueError, match="already in use"):
+        gateway.guest("laptop", mac=phone.mac)
+    assert gateway.guest("phone").station is phone.station
+
+
 def test_a_crowd_without_a_way_in_says_why(make: Make, server: AuthServer, clock: Clock) -> None:
     gateway = make()
     notes: list[str] = []
@@ -434,6 +449,7 @@ def test_an_emulator_whose_poll_loop_dies_ends_by_itself_with_1(server: AuthServ
         (["--rate", "fast"], "argument --rate: invalid float value: 'fast'"),
         (["--dialect", "wd"], "argument --dialect: invalid choice: 'wd'"),
         (["--path", "wifidog"], "path 'wifidog': expected to begin and end with a slash"),
+        (["--listen", "somewhere"], "listen 'somewhere': expected an IPv4 address"),
         (["--auth-path", "auth/"], "auth path 'auth/': expected to end in ? or &"),
     ],
 )
