@@ -585,20 +585,7 @@ def sign_in(
     `verify(stored_hash, password)` is called with None where nobody is found, and must take as long then. `known` says
     that this browser has signed in as this operator before (web keeps a signed cookie): it has a budget of its own.
     """
-    typed = normal_password(password)[: LONGEST_PASSWORD + 1]
-    with store.transaction("operators", caller="sign in") as db:
-        row = db.execute(CREDENTIALS, {"email": email.strip().replace("\0", "")}).first()
-        operator_id = None if row is None else row.id
-        buckets = _buckets(operator_id, email, known and operator_id is not None)
-        db.execute(LOCK_TRIES, {"key": buckets[0].key})
-        wait = _wait(db, buckets, now)
-        if wait != 0:
-            raise SignInRefused(wait)
-        for bucket in buckets:
-            throttle.spend(db, bucket, now)
-    stored = None if row is None else row.password_hash
-    if not verify(stored, typed) or operator_id is None or stored is None:
-        raise SignInRefused
+    operator_id, stored, buckets = _verified(store, email, password, verify, now, known)
     secret = secrets.token_urlsafe(32)
     with store.transaction("operators", caller="sign in") as db:
         values = {
@@ -616,6 +603,39 @@ def sign_in(
         operator = _must(get(db, operator_id))
         audit(db, operator.email, "operator.sign_in", address[:64], now, operator_id=operator_id)
     return secret, operator
+
+
+def confirm(
+    store: Store, operator: Operator, password: str, *, verify: Callable[[str | None, str], bool], now: datetime
+) -> None:
+    """Asks an operator who is signed in for his password again. Raises SignInRefused as `sign_in` does.
+
+    A wrong one is counted as at a sign-in: a browser that was left alone is no place to guess.
+    """
+    _, _, buckets = _verified(store, operator.email, password, verify, now, known=True)
+    with store.transaction("operators", caller="confirm") as db:
+        throttle.refill(db, buckets)
+
+
+def _verified(
+    store: Store, email: str, password: str, verify: Callable[[str | None, str], bool], now: datetime, known: bool
+) -> tuple[int, str, tuple[Bucket, Bucket]]:
+    """The operator of an address and a password, his password's hash, and the budget a try was taken from."""
+    typed = normal_password(password)[: LONGEST_PASSWORD + 1]
+    with store.transaction("operators", caller="sign in") as db:
+        row = db.execute(CREDENTIALS, {"email": email.strip().replace("\0", "")}).first()
+        operator_id = None if row is None else row.id
+        buckets = _buckets(operator_id, email, known and operator_id is not None)
+        db.execute(LOCK_TRIES, {"key": buckets[0].key})
+        wait = _wait(db, buckets, now)
+        if wait != 0:
+            raise SignInRefused(wait)
+        for bucket in buckets:
+            throttle.spend(db, bucket, now)
+    stored = None if row is None else row.password_hash
+    if not verify(stored, typed) or operator_id is None or stored is None:
+        raise SignInRefused
+    return operator_id, stored, buckets
 
 
 def current(db: Connection, secret: str, now: datetime) -> SignedIn | None:

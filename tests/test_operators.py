@@ -441,3 +441,18 @@ def test_the_record_is_read_newest_first_and_by_network(db: Connection) -> None:
     assert len(operators.record(db, None, most=2)) == 2
     assert operators.record(db, None, before=entries[1].id) == []
     assert operators.record(db, []) == []
+
+
+# Asked again
+
+
+def test_a_password_asked_for_again_is_counted_like_a_sign_in_and_opens_nothing(office: Office) -> None:
+    operators.confirm(office.store, office.ana, GOOD, verify=office.verify, now=NOW)
+    with pytest.raises(SignInRefused):
+        operators.confirm(office.store, office.ana, "wrong", verify=office.verify, now=NOW)
+    with office.store.read() as db:
+        assert operators.browsers(db, office.ana, NOW) == []
+    for _ in range(operators.TRIES.burst):
+        with pytest.raises(SignInRefused) as refused:
+            operators.confirm(office.store, office.ana, "wrong", verify=office.verify, now=NOW)
+    assert refused.value.retry_seconds != 0
