@@ -1,15 +1,15 @@
 """Changes of the schema, numbered, applied from code.
 
 Promises: each revision is one transaction; processes that start together take turns; a revision that would make polls
-wait for a lock gives up after two seconds and tries again. Never goes back: a mistake is mended by the next number, and
-the way back to an old release is a backup.
+wait for a lock steps back after two seconds and tries again. Never goes back: a mistake is mended by the next number,
+and the way back to an old release is a backup.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,14 @@ _PARTITIONS = sql(
 )
 
 
-def migrate(url: str, *, patience: float = 120.0) -> None:
+def migrate(url: str, *, patience: float = 120.0, lock_ms: int = 2_000) -> None:
     """Bring the database to the newest revision. Waits for another process that is at it, `patience` seconds long.
 
+    `lock_ms` is how long a revision may wait for a lock, and everybody else behind it, before it steps back.
     Raises Unavailable when the database does not answer, and Conflict when locks could not be had for so long.
     """
     end = time.monotonic() + patience
-    with sorting(), contextlib.closing(_Engines(url)) as engines, engines.engine.connect() as holder:
+    with sorting(), contextlib.closing(_Engines(url, lock_ms)) as engines, engines.engine.connect() as holder:
         guard = holder.execution_options(isolation_level="AUTOCOMMIT")
         # The blocking form would hold a snapshot while it waits, and an index built concurrently waits for that.
         while not guard.execute(_TRY_LOCK, {"lock": LOCK}).scalar_one():
@@ -63,7 +64,7 @@ def migrate(url: str, *, patience: float = 120.0) -> None:
             except DBAPIError as error:
                 if not isinstance(sort(error.orig), Conflict) or time.monotonic() > end:
                     raise
-            time.sleep(0.5)
+            time.sleep(0.2)
 
 
 def current(url: str) -> str | None:
@@ -105,7 +106,7 @@ def drop_partitions(db: Connection, parent: str, before: datetime) -> list[str]:
     dropped = []
     for name in partitions(db, parent):
         year, month = name.removeprefix(f"{parent}_").split("_")
-        following = _next_month(datetime(int(year), int(month), 1, tzinfo=before.tzinfo))
+        following = _next_month(datetime(int(year), int(month), 1, tzinfo=UTC))
         if following <= before:
             db.execute(sql("migrations.drop_partition", f"DROP TABLE {name}"))
             dropped.append(name)
@@ -123,7 +124,7 @@ def monthly_tables() -> list[str]:
 
 
 def _months(now: datetime) -> list[datetime]:
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     months = [(first - timedelta(days=1)).replace(day=1)]
     while len(months) < MONTHS_AHEAD + 3:
         months.append(_next_month(months[-1]))
@@ -137,8 +138,8 @@ def _next_month(first: datetime) -> datetime:
 class _Engines:
     """Connections without a statement's time limit, each used once: an index on a large table takes its time."""
 
-    def __init__(self, url: str) -> None:
-        settings = {"TimeZone": "'UTC'", "statement_timeout": "0", "lock_timeout": "2000"}
+    def __init__(self, url: str, lock_ms: int = 2_000) -> None:
+        settings = {"TimeZone": "'UTC'", "statement_timeout": "0", "lock_timeout": str(lock_ms)}
         connector = Connector(url, settings=settings, application="gatepost migrations", seconds=10)
         self.engine: Engine = create_engine(
             "postgresql+psycopg2://", creator=connector, poolclass=NullPool, use_native_hstore=False
