@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,17 +22,20 @@ from flask import Flask
 
 from portal import __version__, config, ledger, logs, sessions
 from portal.config import Settings
+from portal.diagnostics import Diagnostics
 from portal.frontdoor import FrontDoor, Limit, Raw, Rules, listen
 from portal.gateways import Gateways
 from portal.jobs import Jobs, leased
 from portal.keys import Keyring, KeysError
 from portal.ledger import Ledger
 from portal.metrics import Metrics, Reading
+from portal.offload import Offload
 from portal.sessions import Sessions
 from portal.store import Store, Unavailable, limits_from, sql
 from portal.store.embedded import DatabaseNotStarted, Postgres
 from portal.store.migrations import drop_partitions, ensure_partitions, migrate
-from portal.web import gateway, probes
+from portal.web import gateway, guest, probes
+from portal.web.context import Portal
 from portal.wifidog import Answer
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,8 @@ class Server:
             lid=settings.polls.pending,
         )
         self.sessions = Sessions(self.store, self.ledger, self.keyring, restored_at)
+        self.offload = Offload()
+        self.diagnostics = Diagnostics(settings.state / "profiles")
         self.jobs = Jobs(self._lose)
         self._hear = threading.Event()
         self.heard = gateway.Heard(self.store, self.gateways, self._hear.set)
@@ -106,7 +112,16 @@ class Server:
 
     def _pages(self) -> Flask:
         pages = Flask("portal", static_folder=None, template_folder="web/templates")
+        portal = Portal(
+            settings=self.settings,
+            store=self.store,
+            keyring=self.keyring,
+            gateways=self.gateways,
+            offload=self.offload,
+            clock=self.store.clock.now,
+        )
         pages.register_blueprint(probes.blueprint(self.metrics, self.wrong, self._metrics_token()))
+        pages.register_blueprint(guest.blueprint(portal))
         return pages
 
     def _metrics_token(self) -> str:
@@ -116,7 +131,11 @@ class Server:
         """Routers first: their calls never reach Flask, whatever state it is in."""
         if gateway.asks(environ["PATH_INFO"]):
             return self.gateway_door(environ, start_response)
-        return self.pages(environ, start_response)
+        started = time.monotonic()
+        try:
+            return self.pages(environ, start_response)
+        finally:
+            self.metrics.page_seconds.labels(classify(environ["PATH_INFO"])).observe(time.monotonic() - started)
 
     def _lose(self, loop: str) -> None:
         log.critical("background work is lost, and the process ends", extra={"loop": loop})
@@ -131,6 +150,7 @@ class Server:
         self.jobs.every("clock", 10, self._tick)
         for name, every, work in self._upkeep():
             self.jobs.every(name, every.total_seconds() / 3, leased(self.store, name, every, work))
+        self.diagnostics.start()
         self.door.start()
 
     def stop(self) -> int:
@@ -139,7 +159,9 @@ class Server:
         unwritten = self.ledger.drain(3.0)
         with contextlib.suppress(Unavailable):
             self.heard.write()
+        self.diagnostics.stop()
         self.jobs.stop()
+        self.offload.close()
         self.store.dispose()
         if cut or unwritten:
             log.warning("stopped before all was done", extra={"connections": cut, "reports": unwritten})
@@ -218,7 +240,7 @@ class Server:
 
     def _watch(self) -> None:
         """Expose what the parts count for themselves."""
-        book, door, loops = self.ledger, self.door, self.jobs.loops
+        book, door, loops, loop = self.ledger, self.door, self.jobs.loops, self.diagnostics
 
         def figure(value: Callable[[], float]) -> Callable[[], Iterable[tuple[tuple[str, ...], float]]]:
             return lambda: [((), float(value()))]
@@ -231,6 +253,9 @@ class Server:
             Reading("gatepost_ledger_rejected", "Reports refused", figure(lambda: book.rejected), counter=True),
             Reading("gatepost_ledger_broken", "1 while the database does not answer", figure(lambda: book.broken)),
             Reading("gatepost_ledger_commit_seconds", "The last commit", figure(lambda: book.last_commit_s)),
+            Reading("gatepost_loop_stalls", "Stalls of the loop", figure(lambda: loop.stalls), counter=True),
+            Reading("gatepost_loop_stalled_seconds", "All stalls", figure(lambda: loop.stalled_seconds), counter=True),
+            Reading("gatepost_loop_longest_stall_seconds", "Longest", figure(lambda: loop.longest_seconds)),
             Reading("gatepost_sockets", "Open connections", figure(lambda: door.open_sockets)),
             Reading("gatepost_accepted", "Connections accepted", figure(lambda: door.accepted), counter=True),
             Reading(
@@ -305,6 +330,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml beside serve.py)")
     parser.add_argument("--version", action="version", version=f"Gatepost {__version__}")
     parser.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--ready", type=int, metavar="FD", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         settings = config.load(options.config)
@@ -313,20 +339,25 @@ def main(arguments: list[str]) -> int:
         return 1
     logs.configure(settings.log.level, settings.log.format)
     if options.worker is not None:
-        return _work(settings, settings.database.url, socket.socket(fileno=options.worker), first=False)
+        listener = socket.socket(fileno=options.worker)
+        return _work(settings, settings.database.url, listener, lambda: os.write(options.ready, b"."))
     try:
         listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
         with database(settings) as (url, postgres):
             if settings.server.workers > 1:
                 return _lead(settings, url, postgres, listener, options.config)
-            return _work(settings, url, listener, postgres=postgres, first=True)
+            return _work(settings, url, listener, lambda: _welcome(settings, listener), postgres)
     except (DatabaseNotStarted, KeysError, Unavailable, ValueError, OSError) as error:
         log.critical("cannot start: %s", error)
         return 1
 
 
 def _work(
-    settings: Settings, url: str, listener: socket.socket, *, postgres: Postgres | None = None, first: bool
+    settings: Settings,
+    url: str,
+    listener: socket.socket,
+    ready: Callable[[], object],
+    postgres: Postgres | None = None,
 ) -> int:
     """Answer on the listener until a signal comes."""
     server = Server(settings, url, listener)
@@ -335,8 +366,7 @@ def _work(
     if postgres is not None:
         server.jobs.keep("postgres", lambda: postgres.supervise(log.error))
     server.start()
-    if first:
-        _welcome(settings, listener)
+    ready()
     server.stopped.wait()
     log.info("stopping")
     server.stop()
@@ -348,33 +378,38 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    os.set_inheritable(listener.fileno(), True)
-    command = [sys.executable, sys.argv[0], "--worker", str(listener.fileno())]
+    ready, tell = os.pipe()
+    command = [sys.executable, sys.argv[0], "--worker", str(listener.fileno()), "--ready", str(tell)]
     if file is not None:
         command += ["--config", str(file)]
     environment = os.environ | {"PORTAL_DATABASE__URL": url}
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, env=environment, pass_fds=[listener.fileno()])
+        return subprocess.Popen(command, env=environment, pass_fds=[listener.fileno(), tell])
 
     keeper = Jobs(lambda _: stopped.set())
     if postgres is not None:
         keeper.keep("postgres", lambda: postgres.supervise(log.error))
     workers = [start() for _ in range(settings.server.workers)]
     born = [time.monotonic()] * len(workers)
-    _welcome(settings, listener)
-    while not stopped.wait(0.2):
-        for number, worker in enumerate(workers):
+    answering = 0
+    while not stopped.wait(0.1):
+        if answering < len(workers) and select.select([ready], [], [], 0)[0]:
+            answering += len(os.read(ready, len(workers)))
+            if answering >= len(workers):
+                _welcome(settings, listener)
+        for place, worker in enumerate(workers):
             # One that dies young is not started again at once: it would only burn the processor.
-            if worker.poll() is not None and time.monotonic() - born[number] > 1:
+            if worker.poll() is not None and time.monotonic() - born[place] > 1:
                 log.error("a worker ended and is started again", extra={"status": worker.returncode})
-                workers[number], born[number] = start(), time.monotonic()
+                workers[place], born[place] = start(), time.monotonic()
     listener.close()
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
     statuses = [worker.wait(settings.server.drain_seconds + 10) for worker in workers]
     keeper.stop()
-    return 1 if any(statuses) else 0
+    # One that was told to stop while it was still starting ends by the signal itself.
+    return 1 if set(statuses) - {0, -signal.SIGTERM} else 0
 
 
 def _welcome(settings: Settings, listener: socket.socket) -> None:
