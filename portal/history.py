@@ -138,17 +138,6 @@ class Account(NamedTuple):
     grant: Grant
 
 
-class Entry(NamedTuple):
-    """A line of the record of changes."""
-
-    id: int
-    at: datetime
-    actor: str
-    action: str
-    subject: str
-    detail: dict[str, Any]
-
-
 class Setup(NamedTuple):
     """How far a network has come on its way to the first guest."""
 
@@ -362,17 +351,6 @@ ACCOUNTS = sql(
     """,
 )
 
-AUDIT = sql(
-    "history.audit",
-    """
-    SELECT id, at, actor, action, subject, detail
-      FROM audit
-     WHERE network_id = :network_id AND (CAST(:before AS bigint) IS NULL OR id < :before)
-     ORDER BY id DESC
-     LIMIT :limit
-    """,
-)
-
 SETUP = sql(
     "history.setup",
     """
@@ -544,12 +522,6 @@ def accounts(
         ACCOUNTS, {"network_id": network_id, "now": now, "text": text.lower(), "after": after, "limit": limit}
     )
     return [Account._make((*row[:6], Grant._make(row[6:]))) for row in rows]
-
-
-def audit(db: Connection, network_id: int, *, before: int | None = None, limit: int = PAGE) -> list[Entry]:
-    """What was changed in a network, the latest first."""
-    rows = db.execute(AUDIT, {"network_id": network_id, "before": before, "limit": limit})
-    return [Entry._make(row) for row in rows]
 
 
 def setup(db: Connection, network_id: int) -> Setup:
