@@ -34,7 +34,7 @@ from portal.sessions import Sessions
 from portal.store import Store, Unavailable, limits_from, sql
 from portal.store.embedded import DatabaseNotStarted, Postgres
 from portal.store.migrations import drop_partitions, ensure_partitions, migrate
-from portal.web import gateway, guest, probes
+from portal.web import desk, gateway, guards, guest, probes
 from portal.web.context import Portal
 from portal.wifidog import Answer
 
@@ -122,6 +122,11 @@ class Server:
         )
         pages.register_blueprint(probes.blueprint(self.metrics, self.wrong, self._metrics_token()))
         pages.register_blueprint(guest.blueprint(portal))
+        guards.install(pages, portal)
+        pages.register_blueprint(desk.blueprint(portal))
+        guards.declare(pages, ["guest.*"], guards.Who.GUEST)
+        guards.declare(pages, ["probes.*"], guards.Who.MACHINE)
+        guards.check(pages)
         return pages
 
     def _metrics_token(self) -> str:
