@@ -295,6 +295,24 @@ def test_without_descriptors_the_door_waits_in_silence_and_comes_back(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_the_door_asks_for_as_many_descriptors_as_it_needs_and_makes_do_with_what_it_gets(
+    open_house: OpenHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service begins with 1,024 on most systems, and may have more for the asking."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        here = open_house(rules=Rules(sockets=500))
+        assert here.door.sockets == 500
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 628
+        assert not caplog.records
+        here = open_house(rules=Rules(sockets=hard))
+        assert here.door.sockets == hard - 128
+        assert caplog.records[0].getMessage() == "fewer sockets than wanted"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_flood_of_half_sent_heads_costs_little_memory(open_house: OpenHouse) -> None:
     here = open_house(rules=Rules(sockets=400, heads_per_address=1000))
     before = _resident()
