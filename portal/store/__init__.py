@@ -1,7 +1,19 @@
 """The database: engine, pools, transactions and named statements; the schema, its migrations, and PostgreSQL itself."""
 
 from portal.store.clock import Clock
-from portal.store.engine import Cursor, Holder, Limits, Store, Vitals, is_named, limits_from, named, sql
+from portal.store.engine import (
+    Cursor,
+    Holder,
+    Limits,
+    Prepared,
+    Store,
+    Vitals,
+    is_named,
+    limits_from,
+    named,
+    prepared,
+    sql,
+)
 from portal.store.errors import Conflict, DeadlineExceeded, Refused, Unavailable, deadline
 
 __all__ = [
@@ -11,6 +23,7 @@ __all__ = [
     "DeadlineExceeded",
     "Holder",
     "Limits",
+    "Prepared",
     "Refused",
     "Store",
     "Unavailable",
@@ -19,5 +32,6 @@ __all__ = [
     "is_named",
     "limits_from",
     "named",
+    "prepared",
     "sql",
 ]

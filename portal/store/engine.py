@@ -14,7 +14,7 @@ import random
 import re
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 Statement = TypeVar("Statement", bound=Executable)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 _NAMED = re.compile(r"\s*/\* [a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+ \*/")
 
 
@@ -126,6 +127,25 @@ def sql(name: str, statement: str) -> TextClause:
     return text(f"/* {name} */ {statement.strip()}")
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement that a connection parses and plans once. `execute` runs what `prepare` has made."""
+
+    prepare: str
+    execute: str
+
+
+def prepared(statement: TextClause) -> Prepared:
+    """A statement from `sql`, written with psycopg2's %(name)s, for `Store.cursor` to prepare; it is run with the same
+    parameters. PostgreSQL must be able to tell their types: CAST them."""
+    text = statement.text
+    name = text.split()[1]
+    parameters = list(dict.fromkeys(_PARAMETER.findall(text)))
+    numbered = _PARAMETER.sub(lambda match: f"${parameters.index(match[1]) + 1}", text)
+    values = ", ".join(f"%({parameter})s" for parameter in parameters)
+    return Prepared(f'/* {name} */ PREPARE "{name}" AS {numbered}', f'/* {name} */ EXECUTE "{name}" ({values})')
+
+
 def named(name: str, statement: Statement) -> Statement:
     """The same for a statement that SQLAlchemy builds: `named("desk.plans", select(Plan))`."""
     if not _NAME.fullmatch(name):
@@ -199,11 +219,19 @@ class Store:
                 connection.close()
 
     @contextlib.contextmanager
-    def cursor(self, pool: str = "polls", *, caller: str = "", seconds: float | None = None) -> Iterator[Cursor]:
+    def cursor(
+        self,
+        pool: str = "polls",
+        *,
+        caller: str = "",
+        seconds: float | None = None,
+        statements: Sequence[Prepared] = (),
+    ) -> Iterator[Cursor]:
         """The driver's own cursor, in autocommit, for a batch of statements that travels in one round trip.
 
         Several statements in one `execute` are one transaction (PostgreSQL's simple protocol). Parameters are
         psycopg2's `%s` and `%(name)s`; lists become arrays. A block that leaves a transaction open is an error.
+        The `statements` are prepared when a connection is used with them for the first time.
         """
         chosen = self._pools[pool]
         with sorting(), deadline(seconds or chosen.limits.deadline_seconds), chosen.turn(caller):
@@ -214,6 +242,10 @@ class Store:
             try:
                 connection.autocommit = True
                 with connection.cursor(cursor_factory=chosen.cursor_factory) as cursor:
+                    for statement in statements:
+                        if statement not in borrowed.info:
+                            cursor.execute(statement.prepare)
+                            borrowed.info[statement] = True
                     yield cursor
                 sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
                 if not sound:
@@ -388,6 +420,7 @@ def _session_settings(limits: Limits) -> dict[str, str]:
     }
     if limits.plain_plans:
         settings |= dict.fromkeys(("jit", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off")
+        settings["plan_cache_mode"] = "force_generic_plan"
     return settings
 
 
