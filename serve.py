@@ -9,13 +9,157 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from psycogreen.gevent import patch_psycopg  # noqa: E402
+from psycogreen.gevent import patch_psycopg
 
 patch_psycopg()
 
-import sys  # noqa: E402
+import argparse
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from portal.app import main  # noqa: E402
+from portal import __version__, config, logs, operators
+from portal.app import Server
+from portal.config import Settings
+from portal.frontdoor import listen
+from portal.jobs import Jobs
+from portal.keys import KeysError
+from portal.store import Store, Unavailable
+from portal.store.embedded import DatabaseNotStarted, Postgres
+from portal.store.migrations import migrate
+
+log = logging.getLogger("serve")
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Iterator[tuple[str, Postgres | None]]:
+    """The URL of a migrated database: the one of the settings, or our own PostgreSQL for as long as the block runs."""
+    if settings.database.url:
+        migrate(settings.database.url)
+        yield settings.database.url, None
+        return
+    connections = settings.server.workers * settings.database.connections + 10
+    postgres = Postgres(settings.state, connections=connections)
+    postgres.start()
+    try:
+        migrate(postgres.url)
+        yield postgres.url, postgres
+    finally:
+        postgres.stop()
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop. The exit status: 0 after a clean stop, 1 for anything else."""
+    parser = argparse.ArgumentParser(prog="serve.py", description="Gatepost: guest Wi-Fi authentication.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml beside serve.py)")
+    parser.add_argument("--version", action="version", version=f"Gatepost {__version__}")
+    parser.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
+    parser.add_argument("--ready", type=int, metavar="FD", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        settings = config.load(options.config)
+    except config.Invalid as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    logs.configure(settings.log.level, settings.log.format)
+    if options.worker is not None:
+        listener = socket.socket(fileno=options.worker)
+        return _work(settings, settings.database.url, listener, lambda: os.write(options.ready, b"."))
+    try:
+        listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
+        with database(settings) as (url, postgres):
+            if settings.server.workers > 1:
+                return _lead(settings, url, postgres, listener, options.config)
+            return _work(settings, url, listener, lambda: _welcome(settings, url, listener), postgres)
+    except (DatabaseNotStarted, KeysError, Unavailable, ValueError, OSError) as error:
+        log.critical("cannot start: %s", error)
+        return 1
+
+
+def _work(
+    settings: Settings,
+    url: str,
+    listener: socket.socket,
+    ready: Callable[[], object],
+    postgres: Postgres | None = None,
+) -> int:
+    """Answer on the listener until a signal comes."""
+    server = Server(settings, url, listener)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stopped.set())
+    if postgres is not None:
+        server.jobs.keep("postgres", lambda: postgres.supervise(log.error))
+    server.start()
+    ready()
+    server.stopped.wait()
+    log.info("stopping")
+    server.stop()
+    return 1 if server.lost else 0
+
+
+def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: socket.socket, file: Path | None) -> int:
+    """Hold the listening socket, keep the workers alive, pass signals on."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    ready, tell = os.pipe()
+    command = [sys.executable, sys.argv[0], "--worker", str(listener.fileno()), "--ready", str(tell)]
+    if file is not None:
+        command += ["--config", str(file)]
+    environment = os.environ | {"PORTAL_DATABASE__URL": url}
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, env=environment, pass_fds=[listener.fileno(), tell])
+
+    keeper = Jobs(lambda _: stopped.set())
+    if postgres is not None:
+        keeper.keep("postgres", lambda: postgres.supervise(log.error))
+    workers = [start() for _ in range(settings.server.workers)]
+    born = [time.monotonic()] * len(workers)
+    answering = 0
+    while not stopped.wait(0.1):
+        if answering < len(workers) and select.select([ready], [], [], 0)[0]:
+            answering += len(os.read(ready, len(workers)))
+            if answering >= len(workers):
+                _welcome(settings, url, listener)
+        for place, worker in enumerate(workers):
+            # One that dies young is not started again at once: it would only burn the processor.
+            if worker.poll() is not None and time.monotonic() - born[place] > 1:
+                log.error("a worker ended and is started again", extra={"status": worker.returncode})
+                workers[place], born[place] = start(), time.monotonic()
+    listener.close()
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    statuses = [worker.wait(settings.server.drain_seconds + 10) for worker in workers]
+    keeper.stop()
+    # One that was told to stop while it was still starting ends by the signal itself.
+    return 1 if set(statuses) - {0, -signal.SIGTERM} else 0
+
+
+def _welcome(settings: Settings, url: str, listener: socket.socket) -> None:
+    """Say where we are, and, while there is no operator, with which link the first one is made."""
+    host, port = listener.getsockname()[:2]
+    shown = settings.server.public_url or f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{port}"
+    log.info("ready", extra={"url": shown, "version": __version__})
+    store = Store(url)
+    try:
+        with store.transaction("jobs", caller="setup link") as db:
+            token = operators.setup_link(db, store.database_now("jobs"))
+    finally:
+        store.dispose()
+    if token is not None:
+        print("\nNobody runs this installation yet. Open this link to become its owner; it works once, for a day:\n")
+        print(f"    {operators.link(shown, 'setup', token)}\n", flush=True)
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down. A module imports from lower rows, never from its own row or a higher one.
 LAYERS = (
     {"serve", "__main__"},
-    {"app", "doctor", "backup", "demo"},
+    {"app"},
+    {"upkeep", "doctor", "backup"},
     {"web", "jobs"},
     {"signin", "history"},
     {"sessions"},
