@@ -95,7 +95,9 @@ class Postgres:
         self.root = state_dir.resolve() / "postgres"
         self.data = self.root / "data"
         self.logfile = self.root / "postgres.log"
-        self._settings = _settings(connections) | dict(settings or {})
+        # Shown by every process of the cluster, and part of a path in a directory that others share.
+        self._name = "gatepost-" + hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
+        self._settings = _settings(connections) | {"cluster_name": self._name} | dict(settings or {})
         self._programs = programs or find_programs()
         self._user = SELF
         self._prefix: list[str] = []
@@ -498,11 +500,15 @@ class Postgres:
             return False
 
     def _backends(self) -> list[int]:
-        """Live processes whose working directory is the data directory; empty where the system does not tell."""
+        """Live processes of this cluster besides the postmaster, by the name that they show; Linux only.
+
+        Their working directory would tell too, but in a container not even root may look at another user's.
+        """
+        title = f"postgres: {self._name}: ".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if os.readlink(entry / "cwd") == str(self.data):  # a zombie has none
+                if (entry / "cmdline").read_bytes().startswith(title):
                     found.append(int(entry.name))
         return found
 
@@ -521,11 +527,10 @@ class Postgres:
         plain = self.root / "run"
         if _fits(plain):
             return plain
-        name = "gatepost-" + hashlib.sha256(os.fsencode(self.data)).hexdigest()[:12]
         own = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else ""
         for folder in filter(None, (own, "/tmp")):  # noqa: S108
-            if Path(folder).is_dir() and _fits(Path(folder) / name):
-                return Path(folder) / name
+            if Path(folder).is_dir() and _fits(Path(folder) / self._name):
+                return Path(folder) / self._name
         raise DatabaseNotStarted(f"{plain} is too long for a socket: choose a state_dir with a shorter path")
 
     def _url(self, role: str, password: str, database: str) -> str:

@@ -2,7 +2,7 @@
 
 Promises: a caller has three cases. `Conflict`: someone else was in the way, the same work may be tried again.
 `Unavailable`: the database could not answer in time or at all, and says nothing about the work. Everything else (a
-violated constraint, a wrong statement) passes through untouched. Messages never hold a statement or its values.
+violated constraint, a wrong statement) passes through. Messages never hold a statement or its values.
 """
 
 from __future__ import annotations
@@ -68,19 +68,32 @@ def _said(error: psycopg2.Error) -> str:
 
 @contextlib.contextmanager
 def sorting() -> Iterator[None]:
-    """Errors of the driver leave the block sorted."""
+    """Errors of the driver leave the block sorted, and without the values of the row they are about."""
     try:
         yield
     except DBAPIError as error:
         ours = sort(error.orig)
         if ours is None:
+            _forget_values(error)
+            if error.orig is not None:
+                _forget_values(error.orig)
             raise
         raise ours from error
     except psycopg2.Error as error:
         ours = sort(error)
         if ours is None:
+            _forget_values(error)
             raise
         raise ours from error
+
+
+def _forget_values(error: BaseException) -> None:
+    """Keep the first line of a message: the next ones quote the row or the statement, which may end in a log.
+
+    The driver's `diag` still has them, for who knows what he is asking for.
+    """
+    if error.args and isinstance(error.args[0], str):
+        error.args = (error.args[0].split("\n", 1)[0], *error.args[1:])
 
 
 @contextlib.contextmanager
