@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import gevent
@@ -66,8 +66,8 @@ Application = Callable[[Environ, Any], Iterable[bytes] | Raw]
 class Limit:
     """What one class of caller may use at once, and what it hears when that is not enough or something fails.
 
-    A body of more than 64 KiB is read by the application as it arrives, and holds one of the `at_once` places
-    meanwhile; others are gathered before.
+    A body of up to 64 KiB is gathered before the application runs. A larger one the application reads as it arrives,
+    and holds a place meanwhile; at most half of the places, so that slow uploads cannot use them up.
     """
 
     at_once: int
@@ -122,10 +122,17 @@ class _Connection:
         limit = door.limits[name]
         door.parsed[name] += 1
         environ = self._environ(request)
-        if request.has_body and door.in_flight[name] < limit.at_once:
-            self._open_body(request, limit, environ)
-        if door.in_flight[name] < limit.at_once:
-            answer = self._run(request, name, limit, environ)
+        streams = request.has_body and (limit.body_bytes if request.length is None else request.length) > GATHER_BYTES
+        room = door.has_room(name, streams)
+        if room and request.has_body:
+            self._open_body(request, limit, environ, streams)
+            room = door.has_room(name, streams)
+        if room:
+            door.streaming[name] += streams
+            try:
+                answer = self._run(request, name, limit, environ)
+            finally:
+                door.streaming[name] -= streams
         else:
             door.refused[Reason.BUSY] += 1
             answer = self._render(limit.busy, request, closing=True)
@@ -135,20 +142,20 @@ class _Connection:
             client.linger()
         return not self._closing
 
-    def _open_body(self, request: Request, limit: Limit, environ: Environ) -> None:
+    def _open_body(self, request: Request, limit: Limit, environ: Environ, streams: bool) -> None:
         """Gather the body into the environ, or let the application read it as it arrives."""
         length, most = request.length, limit.body_bytes
         if length is not None and length > most:
             raise Refused(Reason.LARGE_BODY)
         if request.expects:
             self.client.expect_body()
-        if (most if length is None else length) <= GATHER_BYTES:
-            body = b"".join(self.client.body(length, most))
-            environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
-        else:
+        if streams:
             environ["wsgi.input"] = self.client.stream(length, most)
             if length is not None:
                 environ["CONTENT_LENGTH"] = str(length)
+        else:
+            body = b"".join(self.client.body(length, most))
+            environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
 
     def _run(self, request: Request, name: str, limit: Limit, environ: Environ) -> bytes | None:
         """The application's answer, or the class's own where it fails; None if it has been sent already."""
@@ -252,8 +259,8 @@ class FrontDoor(WSGIServer):
     `classify(path)` names the class of caller that a (decoded) path belongs to, `limits` what each class may use.
 
     For metrics, to be read at any time: `accepted`, `left` (clients that went away), `open_sockets`; `parsed`,
-    `in_flight` and `failed` by class; `refused` by reason; `waiting.overdue` by what was waited for, and
-    `waiting.evicted` by the lid that was reached.
+    `in_flight` (`streaming` of them) and `failed` by class; `refused` by reason; `waiting.overdue` by what was waited
+    for, and `waiting.evicted` by the lid that was reached.
     """
 
     max_accept = 500  # in one turn of the loop, some 8 ms: a fleet that comes back at once is in sooner than with 100
@@ -277,11 +284,11 @@ class FrontDoor(WSGIServer):
         self.draining = False
         self.sockets = self.waiting.rules.sockets
         self.accepted = self.left = 0
-        self.parsed, self.in_flight, self.failed = (dict.fromkeys(self.limits, 0) for _ in range(3))
+        self.parsed, self.in_flight, self.streaming, self.failed = (dict.fromkeys(self.limits, 0) for _ in range(4))
         self.refused: Counter[Reason] = Counter()
         self._connections: set[_Connection] = set()
         self._emptied = Event()
-        self._trusted = [ip_network(text) for text in trusted_proxies]
+        self._trusted = [_network(text) for text in trusted_proxies]
         self._date = (0, b"")
         self._told: dict[type[BaseException], tuple[float, int]] = {}
         self._clock = self.loop.timer(self.waiting.tick, self.waiting.tick, ref=False)
@@ -366,6 +373,11 @@ class FrontDoor(WSGIServer):
         if self.draining and not self._connections:
             self._emptied.set()
 
+    def has_room(self, name: str, streams: bool) -> bool:
+        """Whether this class may begin another request, one whose body is still to come or not."""
+        at_once = self.limits[name].at_once
+        return self.in_flight[name] < at_once and not (streams and self.streaming[name] >= max(1, at_once // 2))
+
     def trusts(self, address: str) -> bool:
         """Whether this peer may say who is behind it."""
         return bool(self._trusted) and any(ip_address(address) in network for network in self._trusted)
@@ -387,6 +399,13 @@ class FrontDoor(WSGIServer):
             return None
         self._told[type(error)] = (now, 0)
         return untold
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"trusted proxy {text!r}: expected an address, or a network such as 10.0.0.0/8") from None
 
 
 def _descriptors(wanted: int) -> int:

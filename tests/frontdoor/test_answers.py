@@ -399,6 +399,14 @@ def test_a_trusted_proxy_names_the_first_hop_that_is_not_one_of_ours(
     assert here.app.seen[0].environ["REMOTE_ADDR"] == client
 
 
+def test_a_proxy_that_is_no_address_is_named_at_the_start() -> None:
+    with (
+        listen("127.0.0.1", 0) as listener,
+        pytest.raises(ValueError, match="trusted proxy 'caddy': expected an address"),
+    ):
+        FrontDoor(listener, App(), classify, LIMITS, trusted_proxies=["caddy"])
+
+
 def test_a_trusted_proxy_names_scheme_and_host_and_its_last_word_counts(open_house: OpenHouse) -> None:
     here = open_house(trusted_proxies=["127.0.0.1"])
     here.ask(get("/x", *FORGED, version="1.0"))

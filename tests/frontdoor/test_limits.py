@@ -116,13 +116,20 @@ def test_a_reader_that_is_slow_takes_no_place_once_its_answer_is_ready(open_hous
         assert here.door.in_flight["guests"] == 0
 
 
-def test_a_body_that_is_read_as_it_arrives_takes_a_place(here: House) -> None:
+def test_slow_uploads_take_half_of_the_places_and_leave_the_rest_to_others(here: House) -> None:
     with ExitStack() as stack:
-        for _ in range(2):
-            wire = stack.enter_context(here.call())
-            wire.send(get("/upload", "Content-Length: 200000", method="POST"))
-        until(lambda: here.door.in_flight["uploads"] == 2, "both are at work")
+        wires = [stack.enter_context(here.call()) for _ in range(2)]
+        for wire in wires:
+            wire.send(get("/upload", "Content-Length: 200000", "Connection: close", method="POST"))
+        until(lambda: here.door.streaming["uploads"] == 2, "both are at work")
         assert status(here.ask(post("/upload", b"x" * 100_000))) == 503
+        assert status(here.ask(get("/upload", "Transfer-Encoding: chunked", method="POST"))) == 503
+        assert status(here.ask(post("/upload", b"small", version="1.0"))) == 200
+        assert status(here.ask(get("/upload", version="1.0"))) == 200
+        for wire in wires:
+            wire.send(b"x" * 200_000)
+            assert status(wire.rest()) == 200
+    assert here.door.streaming["uploads"] == here.door.in_flight["uploads"] == 0
 
 
 def test_what_was_counted_adds_up(here: House, gate: Gate) -> None:

@@ -58,7 +58,7 @@ def classify(path: str) -> str:
     return "polls" if path.startswith("/poll") else "uploads" if path.startswith("/upload") else "guests"
 
 
-LIMITS = {"polls": Limit(4, busy=NEUTRAL, failed=NEUTRAL), "guests": Limit(4), "uploads": Limit(2, body_bytes=1 << 20)}
+LIMITS = {"polls": Limit(4, busy=NEUTRAL, failed=NEUTRAL), "guests": Limit(4), "uploads": Limit(4, body_bytes=1 << 20)}
 
 
 @dataclass
