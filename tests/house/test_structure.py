@@ -21,7 +21,8 @@ LAYERS = (
     {"signin", "history"},
     {"sessions"},
     {"ledger", "vouchers", "guests"},
-    {"grants", "networks", "operators", "gateways", "throttle"},
+    {"grants", "networks", "operators", "gateways"},
+    {"throttle"},
     {"store", "frontdoor", "offload", "diagnostics"},
     {"config", "metrics", "keys", "access", "wifidog", "fields", "logs"},
 )
