@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portal.frontdoor.framing import Refused, parse_head
-from tests.frontdoor.wire import CONSTANT, House, body_of, get, post, status
+from tests.frontdoor.wire import CONSTANT, House, body_of, get, post, status, until
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: portal\r\n\r\n"
 
@@ -405,6 +405,37 @@ def test_no_change_to_a_head_brings_more_than_a_refusal(head: bytes, edits: list
     assert request.target.startswith("/")
     assert not request.chunked or request.length is None
     assert not any(character in value for value in request.fields.values() for character in "\r\n\0")
+
+
+WHOLE = [
+    TAKEN["a router's call"] + SMUGGLED,
+    post("/upload", b"x" * 70_000) + get("/poll"),
+    chunked(b'5;a="b"\r\nhello\r\n0\r\nName: value\r\n\r\n') + get("/x", "Connection: close"),
+    with_header(b"Expect: 100-continue", b"Content-Length: 5", body=b"hello"),
+]
+EDITS = st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=4), st.integers(0, 3)), max_size=4)
+
+
+def test_no_change_to_what_is_sent_upsets_the_door(here: House, caplog: pytest.LogCaptureFixture) -> None:
+    @settings(max_examples=300)
+    @given(st.sampled_from(WHOLE), EDITS)
+    def changed(request: bytes, edits: list[tuple[int, bytes, int]]) -> None:
+        for at, put, cut in edits:
+            request = request[:at] + put + request[at + cut :]
+        with here.call() as wire:
+            try:
+                wire.send(request)
+                wire.sock.shutdown(1)
+                answers = wire.rest()
+            except ConnectionError:
+                return  # refused while it was still sending
+        for answer in answers.split(b"HTTP/1.1 ")[1:]:
+            assert int(answer[:3]) in (100, 200, 400, 408, 413, 414, 417, 431, 501, 503, 505)
+
+    changed()
+    assert not caplog.records
+    assert here.door.in_flight == {"polls": 0, "guests": 0, "uploads": 0}
+    until(lambda: here.door.open_sockets == 0, "all are gone")
 
 
 def test_a_bad_request_leaves_no_traceback_and_no_word_of_it_in_the_log(
