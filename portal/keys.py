@@ -272,6 +272,11 @@ def installed(state_dir: Path, content: bytes) -> Path | None:
     return kept
 
 
+def checked(path: Path, content: bytes) -> None:
+    """Refuse what is no key file, with KeysError; `path` is where it came from."""
+    _decode(path, content)
+
+
 def problem(state_dir: Path) -> str | None:
     """What is wrong with the key file, in a sentence, or None. For the doctor; changes nothing."""
     try:

@@ -361,6 +361,14 @@ RECORD = sql(
 
 # Links
 
+PATHS: Final = {"setup": "/setup/", "password": "/desk/password/"}
+"""Where a link of each purpose leads, in front of its secret part."""
+
+
+def link(base: str, purpose: str, token: str) -> str:
+    """The link to give to somebody; `base` is the address browsers reach us at."""
+    return f"{base.rstrip('/')}{PATHS[purpose]}{token}"
+
 
 def setup_link(db: Connection, now: datetime) -> str | None:
     """The secret part of the link that makes the first operator; None when there is one. Older links end."""
