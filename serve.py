@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="serve.py", description="Gatepost: guest Wi-Fi authentication.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml beside serve.py)")
     parser.add_argument("--version", action="version", version=f"Gatepost {__version__}")
-    parser.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
-    parser.add_argument("--ready", type=int, metavar="FD", help=argparse.SUPPRESS)
+    # How the leader starts a worker: its number, the listening socket, and where it says that it answers.
+    parser.add_argument("--worker", type=int, nargs=3, metavar=("N", "LISTENER", "READY"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         settings = config.load(options.config)
@@ -72,8 +72,9 @@ def main(arguments: list[str]) -> int:
         return 1
     logs.configure(settings.log.level, settings.log.format)
     if options.worker is not None:
-        listener = socket.socket(fileno=options.worker)
-        return _work(settings, settings.database.url, listener, lambda: os.write(options.ready, b"."))
+        number, listening, ready = options.worker
+        listener = socket.socket(fileno=listening)
+        return _work(settings, settings.database.url, listener, lambda: os.write(ready, b"."), worker=number)
     try:
         listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
         with database(settings) as (url, postgres):
@@ -91,9 +92,10 @@ def _work(
     listener: socket.socket,
     ready: Callable[[], object],
     postgres: Postgres | None = None,
+    worker: int = 0,
 ) -> int:
     """Answer on the listener until a signal comes."""
-    server = Server(settings, url, listener)
+    server = Server(settings, url, listener, worker)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stopped.set())
     if postgres is not None:
@@ -112,18 +114,17 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     ready, tell = os.pipe()
-    command = [sys.executable, sys.argv[0], "--worker", str(listener.fileno()), "--ready", str(tell)]
-    if file is not None:
-        command += ["--config", str(file)]
+    command = [sys.executable, sys.argv[0], *([] if file is None else ["--config", str(file)]), "--worker"]
     environment = os.environ | {"PORTAL_DATABASE__URL": url}
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, env=environment, pass_fds=[listener.fileno(), tell])
+    def start(number: int) -> subprocess.Popen[bytes]:
+        handed = [listener.fileno(), tell]
+        return subprocess.Popen([*command, *map(str, (number, *handed))], env=environment, pass_fds=handed)
 
     keeper = Jobs(lambda _: stopped.set())
     if postgres is not None:
         keeper.keep("postgres", lambda: postgres.supervise(log.error))
-    workers = [start() for _ in range(settings.server.workers)]
+    workers = [start(number + 1) for number in range(settings.server.workers)]
     born = [time.monotonic()] * len(workers)
     answering = 0
     while not stopped.wait(0.1):
@@ -135,7 +136,7 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
             # One that dies young is not started again at once: it would only burn the processor.
             if worker.poll() is not None and time.monotonic() - born[place] > 1:
                 log.error("a worker ended and is started again", extra={"status": worker.returncode})
-                workers[place], born[place] = start(), time.monotonic()
+                workers[place], born[place] = start(place + 1), time.monotonic()
     listener.close()
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -20,7 +21,7 @@ from portal.gateways import Gateways
 from portal.jobs import Jobs, leased
 from portal.keys import Keyring
 from portal.ledger import Ledger
-from portal.metrics import Metrics, Reading
+from portal.metrics import Metrics, Reading, merged
 from portal.offload import Offload
 from portal.sessions import Sessions
 from portal.store import Store, Unavailable, limits_from, sql
@@ -30,6 +31,9 @@ from portal.web.context import Portal
 from portal.wifidog import Answer
 
 log = logging.getLogger(__name__)
+
+# How often a worker leaves its metrics for the others.
+PUBLISH_SECONDS = 2.0
 
 INSTALLATION = sql(
     "app.installation",
@@ -44,8 +48,10 @@ INSTALLATION = sql(
 class Server:
     """One process that answers: everything it is made of, started and stopped in order."""
 
-    def __init__(self, settings: Settings, database_url: str, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, database_url: str, listener: socket.socket, worker: int = 0) -> None:
+        """`worker` numbers the processes that share a listener, from 1; 0 is one alone."""
         self.settings = settings
+        self._worker = worker
         self.stopped = threading.Event()
         self.lost = ""
         self.keyring = Keyring.load_or_create(settings.state)
@@ -101,7 +107,7 @@ class Server:
             offload=self.offload,
             clock=self.store.clock.now,
         )
-        pages.register_blueprint(probes.blueprint(self.metrics, self.wrong, self._metrics_token()))
+        pages.register_blueprint(probes.blueprint(self._exposition, self.wrong, self._metrics_token()))
         pages.register_blueprint(guest.blueprint(portal))
         guards.install(pages, portal)
         pages.register_blueprint(desk.blueprint(portal))
@@ -109,6 +115,27 @@ class Server:
         guards.declare(pages, ["probes.*"], guards.Who.MACHINE)
         guards.check(pages)
         return pages
+
+    def _exposition(self) -> bytes:
+        """This process's metrics, or those of all workers: a scrape reaches any of them."""
+        if not self._worker:
+            return self.metrics.exposition()
+        self._publish()
+        fresh = time.time() - 3 * PUBLISH_SECONDS
+        parts = {path.stem: path.read_text() for path in self._published.glob("*.prom") if path.stat().st_mtime > fresh}
+        return merged(parts).encode()
+
+    def _publish(self) -> None:
+        """Leave this worker's metrics where the others find them."""
+        self._published.mkdir(parents=True, exist_ok=True)
+        path = self._published / f"{self._worker}.prom"
+        new = path.with_suffix(".new")
+        new.write_bytes(self.metrics.exposition())
+        new.rename(path)
+
+    @property
+    def _published(self) -> Path:
+        return self.settings.state / "metrics"
 
     def _metrics_token(self) -> str:
         return self.settings.metrics.token if self.settings.metrics.access == "token" else ""
@@ -136,6 +163,8 @@ class Server:
         self.jobs.every("clock", 10, self._tick)
         for name, every, work in upkeep.tasks(self.store, self.settings.retention):
             self.jobs.every(name, every.total_seconds() / 3, leased(self.store, name, every, work))
+        if self._worker:
+            self.jobs.every("metrics", PUBLISH_SECONDS, self._publish)
         self.diagnostics.start()
         self.door.start()
 

@@ -6,7 +6,7 @@ count for themselves (the ledger, the pools, the front door, the loops) is read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -98,3 +98,27 @@ class Metrics:
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def merged(parts: Mapping[str, str]) -> str:
+    """The expositions of several workers as one: every series with its `worker`, each name described once.
+
+    Counters of workers are added up by whoever asks: `sum without (worker) (…)`.
+    """
+    families: dict[str, list[str]] = {}
+    for worker, text in sorted(parts.items()):
+        family: list[str] = []
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                family = families.setdefault(line.split(" ", 3)[2], [])
+                if not family:
+                    family.append(line)
+            elif line.startswith("# TYPE "):
+                if len(family) == 1:
+                    family.append(line)
+            elif line and not line.startswith("#"):
+                end = line.index("{") if "{" in line else line.index(" ")
+                rest = line[end:].removeprefix("{")
+                between = "," if line[end] == "{" else "}"
+                family.append(f'{line[:end]}{{worker="{worker}"{between}{rest}')
+    return "".join(f"{line}\n" for family in families.values() for line in family)

@@ -575,6 +575,8 @@ class Sessions:
 
     def _log_in(self, gateway: GatewayFacts, report: Report, entry: Entry) -> Verdict:
         """stage=login. Its counters are ignored: the gateway sends zeros, whatever the list entry stands at."""
+        if self._ledger.broken:
+            return self._from_memory(gateway, report, entry)
         token_hash = bytes.fromhex(entry.token_hash)
         try:
             if entry.repeats:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 
 from flask import Blueprint, Response, abort, request
 
-from portal.metrics import Metrics
-
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
-def blueprint(metrics: Metrics, ready: Callable[[], Mapping[str, str]], token: str) -> Blueprint:
-    """The probes. `ready` returns what is wrong, by part; `token` opens /metrics, "" only to this machine."""
+def blueprint(exposition: Callable[[], bytes], ready: Callable[[], Mapping[str, str]], token: str) -> Blueprint:
+    """The probes. `exposition` is what /metrics shows, `ready` returns what is wrong, by part.
+
+    `token` opens /metrics; "" opens it to this machine only.
+    """
     probes = Blueprint("probes", __name__)
 
     @probes.get("/healthz")
@@ -32,14 +33,14 @@ def blueprint(metrics: Metrics, ready: Callable[[], Mapping[str, str]], token: s
         return _text("\n".join(f"{part}: {what}" for part, what in sorted(wrong.items())), 503)
 
     @probes.get("/metrics")
-    def exposition() -> Response:
+    def measured() -> Response:
         if token:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 abort(403)
         elif request.remote_addr not in LOOPBACK:
             abort(403)
-        return Response(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return probes
 

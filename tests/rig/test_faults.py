@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import gevent
 from gevent.event import Event
@@ -184,6 +185,10 @@ def test_a_worker_that_dies_is_started_again(venue_on: Callable[..., Venue]) -> 
         gevent.sleep(0.1)
     gateway = venue.opens("gw-1")
     venue.comes_online(gateway)
+    with urlopen(f"{venue.live.url}/metrics", timeout=5) as answer:
+        shown = answer.read().decode()
+    assert 'worker="1"' in shown, "a scrape of any worker shows them all"
+    assert 'worker="2"' in shown
     assert venue.live.stop() == 0
 
 
