@@ -241,6 +241,10 @@ class Server:
                 lambda: [((pool.pool,), pool.held) for pool in self.store.vitals()], ("pool",),
             ),
             Reading(
+                "gatepost_pool_oldest_seconds", "How long a connection has been held, the longest",
+                lambda: [((pool.pool,), pool.oldest_seconds) for pool in self.store.vitals()], ("pool",),
+            ),
+            Reading(
                 "gatepost_pool_waiting", "Callers waiting for a database connection",
                 lambda: [((pool.pool,), pool.waiting) for pool in self.store.vitals()], ("pool",),
             ),
