@@ -54,8 +54,10 @@ def choose(asked: str | None, accept_language: str, default: str) -> str:
     """The language for a guest: the one asked for by hand, else the browser's, else the network's, else English."""
     if asked in LANGUAGES:
         return str(asked)
+    house = default if default in LANGUAGES else "en"
     accepted = parse_accept_header(accept_language[:500], LanguageAccept)
-    return accepted.best_match(LANGUAGES) or (default if default in LANGUAGES else "en")
+    # The house's own comes first, for browsers to which any is the same.
+    return accepted.best_match([house, *LANGUAGES], house)
 
 
 def speak(language: str, zone: tzinfo) -> None:

@@ -73,7 +73,7 @@ class Statuses:
             return unreadable(NOBODY)
         try:
             if "code" in request.form:
-                return self._show_code(arrived.gw_id, request.form["code"].replace("\0", "")[:LONGEST_FIELD], now)
+                return self._show_code(arrived, request.form["code"].replace("\0", "")[:LONGEST_FIELD], now)
             viewer = self._reception.viewer(arrived.token, now)
             if viewer is None:
                 return self._welcome(arrived.gw_id)
@@ -119,14 +119,15 @@ class Statuses:
             ),
         )
 
-    def _show_code(self, gw_id: str, typed: str, now: datetime) -> Response:
+    def _show_code(self, arrived: wifidog.Portal, typed: str, now: datetime) -> Response:
         """What is left of a code, for a guest whose gateway did not say which sign-in is his."""
+        gw_id, mac = arrived.gw_id, arrived.mac or None
         gateway = self._reception.gateway(gw_id)
         if gateway is None or gateway.network_id is None:
             return self._welcome(gw_id)
         network_id = gateway.network_id
         with self._portal.store.read("guests", caller="hurdle") as db:
-            hurdle = throttle.guest_hurdle(db, network_id, gateway.id, None, now)
+            hurdle = throttle.guest_hurdle(db, network_id, gateway.id, mac, now)
         if hurdle.wait_seconds:
             return self._welcome(gw_id, typed, say("Wait a minute, then try again. A right code stays good."))
         if hurdle.delay_seconds:
@@ -137,7 +138,7 @@ class Statuses:
         except Refused as refused:
             if refused.reason is Reason.CODE_UNKNOWN:
                 with self._portal.store.transaction("guests", caller="wrong try") as db:
-                    throttle.guest_failed(db, network_id, gateway.id, None, now)
+                    throttle.guest_failed(db, network_id, gateway.id, mac, now)
             return self._welcome(gw_id, typed, words.unknown_code(*voucher.likely_slip(typed)))
         return pages.see(self._reception.link(Viewer(network_id, grant.id, None), now))
 

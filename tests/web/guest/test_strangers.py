@@ -1,0 +1,259 @@
+"""What nobody honest would send: hostile arrivals, markup everywhere, and what every page promises all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from portal import gateways, wifidog
+from tests.web.guest.hotel import Guest, Hotel, Page
+
+PUBLIC_OR_NAMED = [
+    "8.8.8.8",
+    "evil.example",
+    "evil.example:80",
+    "10.77.0.1.evil.example",
+    "10.77.0.1@evil.example",
+    "10.77.0.1%23@evil.example",
+    "10.77.0.1%2f@evil.example",
+    "//evil.example",
+    "http://evil.example/",
+    "evil.example%5c",
+    "0x0a4d0001",
+    "012.115.0.1",
+    "172.1.1.1",
+    "10.77.1",
+    "10.77.0.1.",
+    "10.77.0.1%0d%0aSet-Cookie:x=y",
+    "::ffff:8.8.8.8",
+    "[::1]",
+    "2001:db8::1",
+    "%EF%BC%91%EF%BC%90.1.1.1",
+    "localhost",
+]
+
+
+@pytest.mark.parametrize("address", PUBLIC_OR_NAMED)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_public_or_named_address_is_refused_with_a_page_and_mints_nothing(
+    hotel: Hotel, address: str, recorded: bool
+) -> None:
+    code, guest = hotel.code(), hotel.guest()
+    form = guest.arrives().form("code")
+    if not recorded:
+        forget_address(hotel)
+    page = guest.arrives(gw_address=address)
+    answer = guest.sends(form, {"code": code}, f"/login/?{guest.arrival(gw_address=address)}")
+    for shown in (page, answer):
+        assert shown.status == 400
+        assert "We stopped here" in shown.words
+        assert not shown.location
+        assert "evil" not in shown.html
+    assert hotel.tokens() == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "back"),
+    [
+        ("192.168.1.1", "2060", "http://192.168.1.1:2060/"),
+        ("10.0.0.1", "8080", "http://10.0.0.1:8080/"),
+        ("100.64.0.1", None, "http://100.64.0.1:2060/"),
+        ("fd00::1", "2060", "http://[fd00::1]:2060/"),
+    ],
+)
+def test_while_no_address_is_recorded_a_literal_private_one_will_do(
+    hotel: Hotel, address: str, port: str | None, back: str
+) -> None:
+    forget_address(hotel)
+    code, guest = hotel.code(), hotel.guest()
+    arrival = guest.arrival(gw_address=address, gw_port=port)
+    form = guest.opens(f"/login/?{arrival}").form("code")
+    answer = guest.sends(form, {"code": code}, f"/login/?{arrival}")
+    assert answer.status == 302
+    assert answer.location.startswith(f"{back}wifidog/auth?token=")
+    assert hotel.one("SELECT seen_address FROM gateway") == (address,)
+
+
+@pytest.mark.parametrize("changes", [{"gw_address": None}, {"gw_port": "99999"}, {"gw_port": "2060x"}])
+def test_without_a_way_back_there_is_no_token(hotel: Hotel, changes: dict[str, str | None]) -> None:
+    forget_address(hotel)
+    page = hotel.guest().arrives(**changes)
+    assert page.status == 400
+    assert "We stopped here" in page.words
+
+
+def test_the_recorded_address_counts_whatever_private_one_is_claimed(hotel: Hotel) -> None:
+    guest = hotel.guest()
+    arrival = guest.arrival(gw_address="192.168.66.66", gw_port="80")
+    form = guest.opens(f"/login/?{arrival}").form("code")
+    answer = guest.sends(form, {"code": hotel.code()}, f"/login/?{arrival}")
+    assert answer.location.startswith("http://10.77.0.1:2060/wifidog/auth?")
+
+
+@pytest.mark.parametrize("gw_id", ["nobody", "", "gw-2", "x" * 65])
+def test_a_gateway_that_nobody_set_up_gets_a_page_that_says_what_to_do(hotel: Hotel, gw_id: str) -> None:
+    with hotel.store.transaction() as db:
+        gateways.note_unknown(db, "gw-2", hotel.now)
+    page = hotel.guest().arrives(gw_id=gw_id)
+    assert page.status in (400, 404)
+    assert "not set up yet" in page.words or "cannot read this link" in page.words
+    assert "Hotel Linde" not in page.html
+    assert not page.forms[1:]
+
+
+def test_a_parameter_said_twice_is_a_link_that_cannot_be_read(hotel: Hotel) -> None:
+    for path in ("login/", "portal/", "gw_message.php"):
+        page = hotel.guest().opens(f"/{path}?gw_id=gw-1&gw_id=gw-1")
+        assert page.status == 400
+        assert "We cannot read this link" in page.words
+
+
+HOSTILE = [
+    '"><script>alert(1)</script>',
+    "'><img src=x onerror=alert(1)>",
+    "<svg/onload=alert(1)>",
+    "{{7*7}}",
+    "${7*7}",
+    "javascript:alert(1)",
+    "\x00\r\nSet-Cookie: a=b",
+    "%s%d%(code)s",
+    "Auth: 1",
+    "Pong",
+    "\u202eabc",
+    "&lt;b&gt;",
+]
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_nothing_that_a_browser_sends_leaves_a_page_as_markup(hotel: Hotel, payload: str) -> None:
+    escaped = quote(payload, safe="")
+    hotel.click_plan(minutes=5)
+    hotel.edit(accounts=True)
+    guest = hotel.guest(
+        agent=payload.replace("\r\n", " ").replace("\x00", "").encode("latin-1", "ignore").decode("latin-1")
+    )
+    pages = [guest.arrives(**{name: escaped}) for name in ("gw_address", "gw_port", "gw_id", "ip", "mac", "url")]
+    pages.append(guest.arrives(f"&lang={escaped}&show={escaped}&{escaped}={escaped}"))
+    form = guest.arrives().form("code")
+    pages.append(guest.sends(form, {"code": payload}))
+    pages.append(guest.sends(form, {"code": payload, "nonce": payload, "lang": payload}))
+    pages.append(guest.sends(guest.arrives().form("username"), {"username": payload, "password": payload}))
+    pages.append(guest.sends(form, {"end": payload}))
+    for path in ("portal/", "gw_message.php", ""):
+        pages.append(guest.opens(f"/{path}?message={escaped}&token={escaped}&gw_id={escaped}&s={escaped}"))
+    pages.append(guest.sends(form, {"end": payload, "code": payload}, "/portal/?gw_id=gw-1"))
+    for page in pages:
+        assert page.status < 500
+        assert "49" not in page.words
+        keeps_every_promise(page)
+
+
+@pytest.mark.parametrize("payload", HOSTILE)
+def test_a_network_with_a_hostile_name_is_still_only_text(hotel: Hotel, payload: str) -> None:
+    hotel.change(
+        "UPDATE network SET name = :text, support = :text, code_hint = :text, terms = :text, privacy = :text",
+        text=payload.replace("\x00", ""),
+    )
+    hotel.app = hotel.pages()
+    page = hotel.guest().arrives()
+    assert "img" not in page.tags
+    assert " ".join(payload.replace("\x00", "").split()) in page.words
+    keeps_every_promise(page)
+
+
+def test_every_page_keeps_its_promises(hotel: Hotel) -> None:
+    hotel.click_plan(minutes=60)
+    hotel.account("anna", "correct horse")
+    for page in every_page(hotel):
+        keeps_every_promise(page)
+
+
+def test_the_form_may_be_sent_on_to_the_gateway_and_nowhere_else(hotel: Hotel) -> None:
+    policy = hotel.guest().arrives().response.headers["Content-Security-Policy"]
+    assert "form-action 'self' http://10.77.0.1:2060;" in policy
+    policy = hotel.guest().portal("gw_id=gw-1").response.headers["Content-Security-Policy"]
+    assert "form-action 'self';" in policy
+
+
+def every_page(hotel: Hotel) -> Iterator[Page]:
+    """One of every sort that a guest can meet."""
+    code, small, guest, other = (
+        hotel.code(minutes=60, devices=1),
+        hotel.code(megabytes=1),
+        hotel.guest(1),
+        hotel.guest(2),
+    )
+    yield guest.arrives()
+    yield guest.arrives("&show=terms")
+    yield guest.arrives(gw_address="8.8.8.8")
+    yield guest.arrives(gw_id="nobody")
+    yield guest.opens("/login/?gw_id=a&gw_id=b")
+    yield guest.signs_in(code="x")
+    yield guest.signs_in(code="0000-0000-0000")
+    yield guest.signs_in(username="anna", password="wrong")
+    yield guest.signs_in(code=code)
+    yield guest.portal()
+    yield guest.comes_online(code=code)
+    yield other.signs_in(code=code)
+    yield guest.portal("gw_id=gw-1")
+    yield guest.portal("gw_id=nobody")
+    other.comes_online(code=small)
+    other.router_asks("counters", 1_000_000)
+    yield other.portal()
+    yield other.signs_in(code=small)
+    for kind in wifidog.MessageKind:
+        yield guest.opens(f"/gw_message.php?message={kind}")
+        yield other.opens(f"/gw_message.php?message={kind}&token={other.token}")
+    yield guest.opens("/")
+    yield guest.opens("/look/nothing")
+
+
+def keeps_every_promise(page: Page) -> None:
+    """No script, no cookie, nothing that a router could take for an answer, and headers that say so."""
+    headers = page.response.headers
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'")
+    assert policy.endswith("base-uri 'none'; frame-ancestors 'none'")
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "Set-Cookie" not in headers
+    assert "script" not in page.tags
+    assert not [name for name in page.attributes if name.startswith("on") or name in ("style", "srcdoc", "background")]
+    assert not [
+        address
+        for address in page.addresses
+        if ":" in address.split("/")[0] and not address.startswith(("http:", "https:", "data:,"))
+    ]
+    for word in ("Auth: ", "Pong"):
+        assert word not in page.html
+        assert word not in str(headers)
+
+
+def forget_address(hotel: Hotel) -> None:
+    with hotel.store.transaction() as db:
+        gateways.record_address(db, hotel.gateway.id, None)
+    hotel.gateways.refresh()
+
+
+def test_guests_keep_apart(hotel: Hotel) -> None:
+    """Whoever holds one guest's link sees nothing of another grant."""
+    one, other = hotel.guest(1), hotel.guest(2)
+    first, second = hotel.code(minutes=60), hotel.code(minutes=120)
+    one.comes_online(code=first)
+    page = other.comes_online(code=second)
+    assert first not in page.html
+    assert "77:01" not in page.html
+
+
+def test_a_browser_of_a_guest_is_never_sent_elsewhere(hotel: Hotel) -> None:
+    guest: Guest = hotel.guest(url="http://evil.example/")
+    answer = guest.signs_in(code=hotel.code())
+    assert answer.location.startswith("http://10.77.0.1:2060/")
+    page = guest.portal()
+    assert page.status == 200
+    assert not page.location
