@@ -87,8 +87,7 @@ def draw_day(today: Sequence[Bucket], before: Sequence[Bucket], clock: Clock, th
         today,
         before,
         clock,
-        per="an hour",
-        bucket="Hour",
+        each="hour",
         x_labels=("00", "04", "08", "12", "16", "20", "24"),
         now_label="Today",
         then_label=then_label,
@@ -104,8 +103,7 @@ def draw_days(days: Sequence[Bucket], clock: Clock, now_label: str) -> Chart | N
         days,
         (),
         clock,
-        per="a day",
-        bucket="Day",
+        each="day",
         x_labels=[clock.day(days[index].since) for index in marks],
         now_label=now_label,
         then_label="",
@@ -118,26 +116,26 @@ def _draw(
     before: Sequence[Bucket],
     clock: Clock,
     *,
-    per: str,
-    bucket: str,
+    each: str,
     x_labels: Sequence[str],
     now_label: str,
     then_label: str,
     name: Callable[[Bucket], str],
 ) -> Chart | None:
-    begun = [each for each in buckets if each.since <= clock.now]
-    most = max((each.total for each in (*begun, *before)), default=0)
+    begun = [bucket for bucket in buckets if bucket.since <= clock.now]
+    most = max((bucket.total for bucket in (*begun, *before)), default=0)
     if most == 0:
         return None
     top = _round_up(most)
-    points = _points(begun, len(buckets), top)
-    then = _points(before, max(len(before), 1), top) if any(each.total for each in before) else []
-    peak = max(begun, key=lambda each: each.total, default=None)
+    points = _points(begun, len(buckets), top, clock.now)
+    then = _points(before, max(len(before), 1), top) if any(bucket.total for bucket in before) else []
+    peak = max(begun, key=lambda bucket: bucket.total, default=None)
     finding = f"Traffic, {now_label.lower()}: "
     if peak is None or peak.total == 0:
         finding += "nothing yet."
     else:
-        finding += f"most was {size(peak.total)} {per}, at {name(peak)}; together {size(sum(b.total for b in begun))}."
+        total = sum(bucket.total for bucket in begun)
+        finding += f"{size(total)} in all; the fullest {each} was that of {name(peak)}, with {size(peak.total)}."
     step = HEIGHT / _LINES
     grid = "".join(f"M0 {max(0.5, index * step):.4g}H{WIDTH:g}" for index in range(_LINES + 1))
     return Chart(
@@ -148,21 +146,24 @@ def _draw(
         area=_path(points) + f"V{HEIGHT:g}H{points[0][0]:.4g}z" if points else "",
         line=_path(points),
         then=_path(then),
-        now_label=f"{now_label}, {per}",
+        now_label=f"{now_label}, by the {each}",
         then_label=then_label,
-        bucket=bucket,
-        rows=[TableRow(name(each), each.down, each.up) for each in reversed(begun)],
+        bucket=each.capitalize(),
+        rows=[TableRow(name(bucket), bucket.down, bucket.up) for bucket in reversed(begun)],
     )
 
 
-def _points(buckets: Sequence[Bucket], across: int, top: int) -> list[tuple[float, float]]:
-    """Bucket middles, scaled; the first and the last reach to the edges of what they stand for."""
+def _points(buckets: Sequence[Bucket], across: int, top: int, now: datetime | None = None) -> list[tuple[float, float]]:
+    """Bucket middles, scaled; the first and the last reach to the edges of what they stand for, at most to `now`."""
     if not buckets:
         return []
     width = WIDTH / max(across, 1)
+    last = buckets[-1]
+    part = 1.0 if now is None else min(1.0, (now - last.since) / (last.until - last.since))
     heights = [HEIGHT - HEIGHT * each.total / top for each in buckets]
     points = [((index + 0.5) * width, height) for index, height in enumerate(heights)]
-    return [(0.0, heights[0]), *points, (len(buckets) * width, heights[-1])]
+    end = (len(buckets) - 1 + part) * width
+    return [(0.0, heights[0]), *(point for point in points if point[0] < end), (end, heights[-1])]
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

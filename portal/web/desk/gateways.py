@@ -86,7 +86,7 @@ def shown(health: Health, online: int, clock: Clock) -> Shown:
     if silent and online:
         told = f"{many(online, 'guest')} {'stays' if online == 1 else 'stay'} online. Their last counters are safe."
     else:
-        told = f"{many(online, 'guest')} online."
+        told = f"{many(online, 'guest')} online." if online else "Nobody is online here."
     return Shown(
         id=gateway.id,
         gw_id=gateway.gw_id,
@@ -125,13 +125,13 @@ def findings(visit: Visit, health: Health) -> list[Finding]:
         detail += "No ping can mean a wrong host name or port, or an id that is spelt differently there."
         found.append(Finding("bad", "alert", "No ping has come from this gateway.", "", detail, act=lines))
     elif health.silent(clock.now):
-        detail = f"The last ping came {clock.in_words(health.at)}. Look whether the router has power and Internet."
+        detail = f"The last ping came {clock.when(health.at)}. Look whether the router has power and Internet."
         found.append(Finding("bad", "alert", "It has fallen silent.", "", detail))
     else:
         steady = f"without a gap since {clock.in_words(health.steady_since)}" if health.steady_since else "as it should"
         found.append(Finding("ok", "check", "It pings", steady))
     if health.key_missing and health.key_missing_at is not None:
-        detail = f"A call without its key came {clock.in_words(health.key_missing_at)}: somebody else speaks in its "
+        detail = f"A call without its key came {clock.when(health.key_missing_at)}: somebody else speaks in its "
         detail += "name, or the router was reset. Such calls are answered, but not believed. Paste the lines again."
         found.append(Finding("bad", "alert", "Calls come without the key.", "", detail, act=lines))
     elif health.keyed:
@@ -146,7 +146,7 @@ def findings(visit: Visit, health: Health) -> list[Finding]:
         found.append(Finding("warn", "alert", "Its address has changed.", "", detail))
     restarted = health.restarted_at
     if restarted is not None and clock.now - restarted < RECENT:
-        detail = f"It started anew {clock.in_words(restarted)}. Counters went on, or began at 0."
+        detail = f"It started anew {clock.when(restarted)}. Counters went on, or began at 0."
         found.append(Finding("warn", "refresh", "WiFiDog was restarted.", "", detail))
     seen = at(gateway.seen_address, gateway.seen_port or gateway.port) if gateway.seen_address else ""
     if gateway.address is None:
@@ -195,7 +195,7 @@ def listing(visit: Visit) -> Response:
 
 def _caller(health: Health, clock: Clock) -> Caller:
     gateway = health.gateway
-    heard = f"Heard {clock.in_words(health.at)}" if health.at else f"Asked {clock.in_words(gateway.created_at)}"
+    heard = f"Heard {clock.when(health.at)}" if health.at else f"Asked {clock.when(gateway.created_at)}"
     where = f" from {health.source}" if health.source else ""
     return Caller(gateway.id, gateway.gw_id, dict(DIALECTS)[gateway.dialect], f"{heard}{where}.")
 

@@ -112,6 +112,16 @@ class Fact:
     more: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Another device that is online with the same grant."""
+
+    mac: str
+    told: str
+    moved: str
+    href: str
+
+
 def listing(visit: Visit) -> Response:
     """Who is online, who waits for the gateway, who was."""
     clock = clock_of(visit)
@@ -237,6 +247,7 @@ def page(visit: Visit, session_id: int) -> Response:
             abort(404)
         lines = history.lines(db, visit.here.id, past)
         grant = grants.load(db, past.grant_id, visit.now)
+        sharing = [other for other in sessions.sharing(db, past.grant_id) if other.id != session_id]
         blocked = guests.blocked_until(db, visit.here.id, past.mac, visit.now)
     guest, is_code = _guest(visit, past.username, past.code_sealed)
     charged = sum(line.charged_down for line in lines), sum(line.charged_up for line in lines)
@@ -250,6 +261,7 @@ def page(visit: Visit, session_id: int) -> Response:
         sums=_sums(past, grant, guest, is_code),
         adds_up=charged == (past.used_down, past.used_up),
         facts=_facts(visit, past, grant, guest, is_code, clock),
+        sharing=[_shared(visit, other, clock) for other in sharing],
         events=_events(past, blocked, clock),
     )
 
@@ -259,7 +271,7 @@ def _headed(past: Past, guest: str, is_code: bool, clock: Clock) -> Headed:
         since = f"since {clock.in_words(past.activated_at)}" if past.activated_at else ""
         return Headed(past.id, guest, is_code, State("on", "Online"), f"at {past.gateway} {since}", True)
     if past.state == "minted":
-        told = f"signed in {clock.in_words(past.minted_at)}; {past.gateway} has not shown the device yet"
+        told = f"signed in {clock.when(past.minted_at)}; {past.gateway} has not shown the device yet"
         return Headed(past.id, guest, is_code, State("wait", "Waiting"), told, True)
     ended = f"at {past.gateway}, until {clock.in_words(past.ended_at)}" if past.ended_at else f"at {past.gateway}"
     return Headed(past.id, guest, is_code, State("done", "Ended"), ended, False)
@@ -286,7 +298,7 @@ def verdict(past: Past, grant: Grant, clock: Clock) -> Verdict:
     if left.bytes_left is not None:
         until.append(f"at {size(left.bytes_left)} more")
     if left.until is not None:
-        until.append(f"{clock.in_words(left.until)}")
+        until.append(clock.when(left.until))
     elif left.seconds_left is not None:
         until.append(f"after {span(left.seconds_left)} more online")
     detail = "No limit will end it."
@@ -309,7 +321,7 @@ def _then(facts: dict[str, Any] | None, clock: Clock) -> str:
         said += f" and {span(facts.get('used_seconds', 0))} of {span(int(facts['seconds']))} online"
     elif isinstance(facts.get("ends_at"), str) and (ends := _moment(facts["ends_at"])) is not None:
         said += f"; the time ran until {clock.in_words(ends)}"
-    return f"Figures {clock.in_words(at)}: {said}." if at else ""
+    return f"Figures {clock.when(at)}: {said}." if at else ""
 
 
 def _line(line: Line, past: Past, clock: Clock) -> LineRow:
@@ -351,10 +363,17 @@ def _facts(visit: Visit, past: Past, grant: Grant, guest: str, is_code: bool, cl
     found.append(Fact("Gateway", past.gateway, href=here(visit, "gateway", gateway_id=past.gateway_id)))
     found.append(Fact("Online for", span(past.used_seconds)))
     if past.terms_version is not None and past.terms_at is not None:
-        found.append(Fact("Terms", f"version {past.terms_version}, {clock.in_words(past.terms_at)}"))
+        found.append(Fact("Terms", f"version {past.terms_version}, {clock.when(past.terms_at)}"))
     if past.reported_at is not None:
         found.append(Fact("Last report", clock.seconds(past.reported_at)))
     return found
+
+
+def _shared(visit: Visit, other: sessions.Session, clock: Clock) -> Shared:
+    since = f"since {clock.in_words(other.activated_at)}" if other.activated_at else ""
+    told = f"{DEVICES.get(other.device, other.device)} at {other.gateway_name} {since}".strip()
+    moved = f"{size(other.used_down)} down, {size(other.used_up)} up"
+    return Shared(other.mac or "", told, moved, here(visit, "session", session_id=other.id))
 
 
 def _events(past: Past, blocked: datetime | None, clock: Clock) -> list[tuple[str, str]]:

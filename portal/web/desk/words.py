@@ -150,8 +150,15 @@ class Clock:
         told, day = self._told(moment)
         return told if day is None else f"{day} {told}"
 
+    def when(self, moment: datetime) -> str:
+        """When something happened: "at 15:40 today", "yesterday at 18:40", "on 12 May at 09:31"."""
+        told, day = self._told(moment)
+        if day is None:
+            return f"at {told} today"
+        return f"{day} at {told}" if day in ("yesterday", "tomorrow") else f"on {day} at {told}"
+
     def in_words(self, moment: datetime) -> str:
-        """A moment inside a sentence: "15:40 today", "yesterday at 18:40", "12 May, 09:31"."""
+        """A moment behind "since" or "until": "15:40 today", "yesterday at 18:40", "12 May, 09:31"."""
         told, day = self._told(moment)
         if day is None:
             return f"{told} today"
