@@ -205,6 +205,10 @@ class Answer(Enum):
         self.headers = _headers("text/plain", body)
 
 
+SEARCHED: Final = ("Auth: ", "Pong")
+"""What gateways search a whole reply for. Text of other people's that holds it is spelt otherwise before it is sent."""
+
+
 def answer_v2(answers: Iterable[tuple[Fleet, Sequence[Answer]]]) -> bytes:
     """The JSON reply to `counters_v2`: each fleet with one answer for each of its clients, in the fleet's order.
 

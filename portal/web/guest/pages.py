@@ -19,6 +19,7 @@ import jinja2
 from flask import Response, request
 from markupsafe import Markup
 
+from portal import wifidog
 from portal.web import languages, look
 from portal.web.guest.words import Device, Meter, Notice, default_privacy, default_terms
 from portal.web.languages import LANGUAGES, translated
@@ -30,7 +31,7 @@ LONGEST_INLINE: Final = 3_000
 Fields = Sequence[tuple[str, str]]
 
 # What gateways look for in whatever they are sent. A guest who types it, or a bar of that name, sees it all the same.
-_ANSWERS: Final = (("Auth: ", "Auth:&#32;"), ("Pong", "P&#111;ng"))
+_ANSWERS: Final = tuple((word, f"&#{ord(word[0])};{word[1:]}") for word in wifidog.SEARCHED)
 _LITERAL_6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
 
 
