@@ -13,7 +13,7 @@ serve: .venv/serve ## start the server (port 8080); the first start prints a lin
 setup: .venv/develop ## make .venv with everything that serving, testing and measuring need
 
 demo: .venv/serve ## a server, an emulated gateway with a guest's page on port 2060, and a voucher to try
-	@exec $(BIN)/python -m portal demo
+	@exec $(BIN)/python -m portal demo $(ARGS)
 
 test: .venv/develop ## run every test, a real browser included
 	@$(BIN)/python tests/browser.py

@@ -26,7 +26,20 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
-from portal import __version__, backup, config, doctor, fields, gateways, guests, keys, networks, operators, vouchers
+from portal import (
+    __version__,
+    backup,
+    config,
+    demo,
+    doctor,
+    fields,
+    gateways,
+    guests,
+    keys,
+    networks,
+    operators,
+    vouchers,
+)
 from portal.config import Settings
 from portal.fields import Invalid
 from portal.gateways import Gateway, Health
@@ -532,6 +545,11 @@ def restore_backup(settings: Settings, given: argparse.Namespace) -> int:
     return 0
 
 
+def show_demo(settings: Settings, given: argparse.Namespace) -> int:
+    """Run the demo beside whatever this installation does."""
+    return demo.run(settings.state / "demo", sys.stdout, port=given.port, gateway_port=given.gateway_port)
+
+
 def rotate_keys(settings: Settings, _given: argparse.Namespace) -> int:
     Keyring.load_or_create(settings.state)
     key_id = keys.rotate(settings.state)
@@ -625,6 +643,13 @@ def parser() -> argparse.ArgumentParser:
     made = verb(nouns, "restore", "put a backup in place; the server must be stopped", restore_backup, plain=True)
     made.add_argument("file", type=Path, metavar="FILE", help="made by backup")
     made.add_argument("--force", action="store_true", help="replace an installation that has something in it")
+    made = verb(
+        nouns, "demo", "a server, an emulated gateway and a voucher to try, until Ctrl-C", show_demo, plain=True
+    )
+    made.add_argument("--port", type=int, metavar="PORT", help=f"of the server ({demo.PORT}, or the next that is free)")
+    made.add_argument(
+        "--gateway-port", type=int, metavar="PORT", help=f"of the gateway ({demo.GATEWAY_PORT}, or the next)"
+    )
     return root
 
 
@@ -756,7 +781,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     except config.Invalid as error:
         remark(f"{PROGRAM}: the settings cannot be used:\n{error}")
-    except (Failed, Invalid, KeysError, backup.BackupError, DatabaseNotStarted) as error:
+    except (Failed, Invalid, KeysError, backup.BackupError, demo.Impossible, DatabaseNotStarted) as error:
         remark(f"{PROGRAM}: {error}")
     except Unavailable as error:
         remark(f"{PROGRAM}: the database does not answer: {error}")
