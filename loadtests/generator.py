@@ -68,6 +68,11 @@ class Sender:
     def run(self) -> None:
         """Sends everything, and returns when the last request has its answer or its time is over."""
         workers = gevent.pool.Group()
+        if self.stream.closed:
+            for number in range(self.stream.lid):
+                workers.spawn(self._ask_on_and_on, number)
+            workers.join()
+            return
         for number, moment in enumerate(self.stream.schedule()):
             due = self.start + moment
             pause = due - time.monotonic()
@@ -83,6 +88,21 @@ class Sender:
         for connection in self.idle:
             connection.close()
 
+    def _ask_on_and_on(self, number: int) -> None:
+        """One client of a closed workload."""
+        begin = self.start + self.stream.begin
+        end = begin + self.stream.seconds
+        gevent.sleep(max(0.0, begin - time.monotonic()))
+        while (now := time.monotonic()) < end:
+            self.outcome.offered += 1
+            problem = self._timed(number, self.stream.patience)
+            self._record(now, problem)
+            number += self.stream.lid
+
+    def _record(self, due: float, problem: str) -> None:
+        end = self.stream.begin + self.stream.seconds
+        self.outcome.record(due - self.start, time.monotonic() - self.start, problem, self.stream.late, end)
+
     def _work(self, number: int, due: float) -> None:
         """One request, and after it those that had to wait for a place under the lid."""
         waited = False
@@ -94,8 +114,7 @@ class Sender:
             left = due + self.stream.patience - now
             if left > 0:
                 problem = self._timed(number, left)
-            end = self.stream.begin + self.stream.seconds
-            self.outcome.record(due - self.start, time.monotonic() - self.start, problem, self.stream.late, end)
+            self._record(due, problem)
             if not self.line:
                 self.flying -= 1
                 return

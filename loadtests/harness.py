@@ -257,7 +257,9 @@ def is_open(connection: socket.socket) -> bool:
     """Whether the other side has not closed this connection, as far as we have been told."""
     connection.setblocking(False)
     try:
-        return bool(connection.recv(1, socket.MSG_PEEK))
+        while connection.recv(65536):
+            pass
+        return False
     except BlockingIOError:
         return True
     except OSError:

@@ -71,7 +71,9 @@ class Stream:
     answer counts as right when its status is 2xx or 3xx and its body contains `expect`. `late` is a bound, in
     seconds, beyond which right answers are counted apart. With `body`, so many bytes are posted, made while they are
     sent; `expect_digest` wants their SHA-256, in hex, in the answer. `version` is the HTTP version said; with
-    `keep_alive`, connections are used again (an answer must then carry a Content-Length).
+    `keep_alive`, connections are used again (an answer must then carry a Content-Length). With `burst`, all requests
+    are due at the beginning. With `closed`, `rate` says nothing: `lid` clients each ask again as soon as they have
+    their answer, which finds how many answers a server can give, and never how long people wait for one.
     """
 
     name: str
@@ -91,10 +93,11 @@ class Stream:
     keep_alive: bool = False
     begin: float = 0.0
     burst: bool = False
+    closed: bool = False
     host: str = "127.0.0.1"
 
     def schedule(self) -> list[float]:
-        """The moments, in seconds from the start of the run; with `burst`, all of them are its beginning."""
+        """The moments, in seconds from the start of the run, at which an open workload's requests are due."""
         number = round(self.rate * self.seconds)
         return [self.begin + (0.0 if self.burst else n / self.rate) for n in range(number)]
 

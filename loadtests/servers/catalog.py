@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
-APP = "loadtests.servers.app:create"
+APP = "loadtests.servers.app"
+"""The module whose `create` makes the application."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server: its name on the command line, its title, its command with `{port}`, its processes."""
+    """One server: its name on the command line, its title, its command with `{port}` and `{app}`."""
 
     name: str
     title: str
@@ -23,15 +24,15 @@ class Server:
     processes: int = 1
     note: str = ""
 
-    def argv(self, port: int) -> list[str]:
-        """The command line for one port."""
-        program, *words = (word.format(port=port) for word in self.command)
+    def argv(self, port: int, app: str = APP) -> list[str]:
+        """The command line for one port, and for the application that `create` in that module makes."""
+        program, *words = (word.format(port=port, app=app) for word in self.command)
         return [sys.executable if program == "python" else str(BIN / program), *words]
 
 
 def gunicorn(*words: str) -> tuple[str, ...]:
     """Gunicorn's command line, with what is the same for all of its workers."""
-    return ("gunicorn", "--bind", "127.0.0.1:{port}", *words, f"{APP}()")
+    return ("gunicorn", "--bind", "127.0.0.1:{port}", *words, "{app}:create()")
 
 
 def uvicorn(factory: str) -> tuple[str, ...]:
@@ -50,7 +51,14 @@ SERVERS = (
     Server(
         "waitress",
         "Waitress",
-        ("waitress-serve", "--listen=127.0.0.1:{port}", "--threads=50", "--connection-limit=2000", "--call", APP),
+        (
+            "waitress-serve",
+            "--listen=127.0.0.1:{port}",
+            "--threads=50",
+            "--connection-limit=2000",
+            "--call",
+            "{app}:create",
+        ),
         note="50 threads; its limit of 100 connections raised to 2,000",
     ),
     Server(
@@ -93,14 +101,14 @@ SERVERS = (
         "granian",
         (
             *("granian", "--interface", "wsgi", "--factory", "--workers", "1", "--blocking-threads", "50"),
-            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", APP),
+            *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning", "{app}:create"),
         ),
         note="50 threads",
     ),
     Server(
         "ours",
         "Gatepost's front door",
-        ("python", "-m", "gevent.monkey", "--module", "loadtests.servers.ours", "{port}"),
+        ("python", "-m", "gevent.monkey", "--module", "loadtests.servers.ours", "{port}", "{app}"),
         note="gevent, 1 process; its limit of 400 guests at once raised to 2,000",
     ),
     Server(

@@ -87,6 +87,14 @@ def test_a_lid_on_what_is_in_flight_does_not_hide_the_waiting_either():
     assert found.latencies.longest > 0.5
 
 
+def test_a_closed_workload_asks_again_when_it_has_its_answer():
+    with answering(ALLOW, pause=0.05) as port:
+        found = offer([ask(port, closed=True, lid=2)], CORES.load).outcomes["ask"]
+    # One answer takes 0.05 s and the server gives one at a time: ten or so in half a second, whoever asks.
+    assert 5 <= found.right <= 12
+    assert found.offered == found.right
+
+
 def test_what_has_no_answer_in_time_is_an_error():
     with answering(ALLOW, pause=0.5) as port:
         found = offer([ask(port, rate=2.0, patience=0.2)], CORES.load).outcomes["ask"]
