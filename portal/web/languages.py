@@ -101,6 +101,11 @@ def filled(message: str, **parts: object) -> Markup:
     return text % parts if parts else text
 
 
+def together(one: str, other: str) -> Markup:
+    """Two sentences, one behind the other."""
+    return say("%(one)s %(other)s", one=one, other=other)
+
+
 def decimal(number: float) -> str:
     """A number as the language writes it, with at most two places."""
     return format_decimal(number, "#,##0.##", locale=Locale(language()))

@@ -19,8 +19,8 @@ import jinja2
 from flask import Response, request
 from markupsafe import Markup
 
-from portal import wifidog
 from portal.web import languages, look
+from portal.web.disarm import disarmed
 from portal.web.guest.words import Device, Meter, Notice, default_privacy, default_terms
 from portal.web.languages import LANGUAGES, translated
 
@@ -30,8 +30,6 @@ LONGEST_INLINE: Final = 3_000
 # Hidden fields and links of a page: names with values.
 Fields = Sequence[tuple[str, str]]
 
-# What gateways look for in whatever they are sent. A guest who types it, or a bar of that name, sees it all the same.
-_ANSWERS: Final = tuple((word, f"&#{ord(word[0])};{word[1:]}") for word in wifidog.SEARCHED)
 _LITERAL_6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
 
 
@@ -216,9 +214,7 @@ def _rendered(template: str, house: House, frame: Frame, code: int, /, **content
         .get_template(template)
         .render(page=page, house=house, sheet=look.sheet_name("guest"), fine_print=_fine_print(house), **content)
     )
-    for word, spelt in _ANSWERS:
-        html = html.replace(word, spelt)
-    response = Response(html, code, content_type="text/html; charset=utf-8")
+    response = Response(disarmed(html), code, content_type="text/html; charset=utf-8")
     response.headers["Content-Language"] = page.language
     response.headers["Vary"] = "Accept-Language"
     return response

@@ -29,6 +29,7 @@ from portal.web.languages import (
     since,
     span,
     spelt,
+    together,
     translated,
     until,
     when,
@@ -162,7 +163,7 @@ def meters(grant: Grant, now: datetime) -> list[Meter]:
         share = _share(left.bytes_left, left.bytes)
         note = say("of %(limit)s.", limit=data(left.bytes))
         if share < LOW_PERCENT:
-            note += " " + translated("Nearly used up: when it is gone, you go offline.")
+            note = together(note, translated("Nearly used up: when it is gone, you go offline."))
         found.append(Meter(data(left.bytes_left), share, note))
     if left.period_bytes is not None and left.period_bytes_left is not None:
         share = _share(left.period_bytes_left, left.period_bytes)
@@ -281,7 +282,7 @@ def unknown_code(position: int | None = None, sign: str = "") -> Markup:
         )
     else:
         hint = say("Compare it sign by sign with the one you were given.")
-    return Markup("{} {}").format(translated("We do not know this code."), hint)
+    return together(translated("We do not know this code."), hint)
 
 
 def ordinal(position: int) -> str:
@@ -362,9 +363,9 @@ def _used_up(reason: Reason, now: datetime, grant: Grant, ended: datetime | None
         )
     note = say("%(amount)s left.", amount=span(0) if by_time else data(0))
     if by_time and left.bytes is not None and left.bytes_left:
-        note += " " + say("Its data, %(limit)s, was not the reason.", limit=data(left.bytes))
+        note = together(note, say("Its data, %(limit)s, was not the reason.", limit=data(left.bytes)))
     if not by_time and left.seconds is not None and left.seconds_left:
-        note += " " + say("Its time, %(limit)s, was not the reason.", limit=spelt(left.seconds))
+        note = together(note, say("Its time, %(limit)s, was not the reason.", limit=spelt(left.seconds)))
     return Notice(title, [line], note)
 
 

@@ -117,7 +117,8 @@ def test_the_house_speaks_its_own_words_in_its_own_language(hotel: Hotel) -> Non
     page = hotel.guest(languages="en").arrives()
     assert page.language == "en"
     assert '<p lang="de" dir="auto">Fragen Sie am Empfang.</p>' in page.html
-    assert '<span lang="de" dir="auto">Er steht auf der Zimmerkarte.</span> Capitals and dashes' in page.html
+    assert '<p class="hint" lang="de" dir="auto">Er steht auf der Zimmerkarte.</p>' in page.html
+    assert "Er steht auf der Zimmerkarte. Großschreibung" in hotel.guest(languages="de").arrives().words
     assert hotel.guest(languages="nl").arrives().language == "de"
 
 
