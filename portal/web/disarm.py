@@ -1,7 +1,7 @@
 """Other people's words, made harmless for whoever searches a whole reply for an answer.
 
-A gateway takes the first `Auth` answer it finds anywhere; so a network of that name, or a guest who types it, must never
-be able to give one. The page looks the same.
+A gateway takes the first answer it finds anywhere; so a network of that name, or a guest who types it, must never be
+able to give one. The page looks the same.
 """
 
 from portal import wifidog

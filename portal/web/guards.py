@@ -25,7 +25,6 @@ from portal import networks, operators
 from portal.networks import Network
 from portal.operators import Operator, Role, SignedIn
 from portal.web.context import Portal
-from portal.web.disarm import disarmed
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -185,8 +184,6 @@ def dress(response: Response) -> Response:
     """The response with the desk's headers."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    if response.mimetype == "text/html" and not response.is_streamed:
-        response.set_data(disarmed(response.get_data(as_text=True)))
     return response
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from portal.web import look
 from portal.web.desk import words
+from portal.web.disarm import disarmed
 
 _SYMBOL = re.compile(r'<symbol id="i-([a-z]+)".*?</symbol>')
 _FOLDER = Path(__file__).parent.parent
@@ -82,4 +83,4 @@ def share(left: int, limit: int) -> int:
 def html(template: str, values: Mapping[str, object], status: int = 200) -> Response:
     """A page of the desk."""
     text = _environment().get_template(f"desk/{template}").render(icons=Icons(), **values)
-    return Response(text, status=status, content_type="text/html; charset=utf-8")
+    return Response(disarmed(text), status=status, content_type="text/html; charset=utf-8")
