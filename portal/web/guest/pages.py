@@ -30,6 +30,7 @@ LONGEST_INLINE: Final = 3_000
 # Hidden fields and links of a page: names with values.
 Fields = Sequence[tuple[str, str]]
 
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LITERAL_6 = re.compile(r"\[[0-9a-fA-F:.]+\]")
 
 
@@ -165,9 +166,9 @@ class _Page:
         return list(LANGUAGES.items())
 
 
-def splash(house: House, frame: Frame, content: Splash, return_url: str, code: int = 200) -> Response:
-    """The splash page; its form's answer may redirect to the gateway of `return_url`."""
-    return guarded(_rendered("guest/splash.html", house, frame, code, splash=content), form_target(return_url))
+def splash(house: House, frame: Frame, content: Splash, targets: Sequence[str], code: int = 200) -> Response:
+    """The splash page; its forms' answers may redirect to `targets` (see `form_targets`)."""
+    return guarded(_rendered("guest/splash.html", house, frame, code, splash=content), targets)
 
 
 def status(house: House, frame: Frame, content: Status) -> Response:
@@ -255,16 +256,16 @@ def _text(name: str, title: str, own: str, ours: Sequence[str]) -> FinePrint:
     return FinePrint(name, title, lines or ours, not lines, link)
 
 
-def guarded(response: Response, form_target: str = "") -> Response:
-    """`response` with the headers of a guest's page. `form_target` is where its form is sent on to, besides us.
+def guarded(response: Response, targets: Sequence[str] = ()) -> Response:
+    """`response` with the headers of a guest's page. `targets` are where its forms are sent on to, besides us.
 
-    Browsers check a form's redirects against `form-action` as well, so the gateway that a sign-in is sent on to must
-    stand there.
+    Chromium checks every redirect of a form's answer against `form-action` and drops it without a word to the guest
+    (seen in 156), so each stop of a sign-in must stand there.
     """
-    action = f"'self' {form_target}".strip()
+    sources = " ".join(["'self'", *targets])
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; style-src 'self'; img-src 'self' data:; "
-        f"form-action {action}; base-uri 'none'; frame-ancestors 'none'"
+        f"form-action {sources}; base-uri 'none'; frame-ancestors 'none'"
     )
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -273,10 +274,14 @@ def guarded(response: Response, form_target: str = "") -> Response:
     return response
 
 
-def form_target(return_url: str) -> str:
-    """The source that lets a form's answer redirect to `return_url`; a scheme where CSP has no word for the host.
+def form_targets(return_url: str, own_host: str) -> list[str]:
+    """The stops of a sign-in: the gateway of `return_url`, and then us again, as the gateway calls us.
 
-    Its grammar knows no IPv6 literals.
+    A gateway without TLS sends the browser to plain HTTP on any port, also where a proxy in front of us turned the
+    splash page itself into HTTPS; 'self' covers neither. CSP has no word for an IPv6 literal: there the scheme stands.
     """
     origin = "/".join(return_url.split("/", 3)[:3])
-    return "http:" if _LITERAL_6.search(origin) else origin
+    found = ["http:" if _LITERAL_6.search(origin) else origin]
+    if _HOST.fullmatch(own_host):
+        found.append(f"http://{own_host}:*")
+    return found

@@ -94,6 +94,14 @@ class Reception:
         languages.speak(languages.choose(asked, accepted, seen.language), seen.time_zone)
         return seen
 
+    def own_host(self) -> str:
+        """The name that browsers know us by: the public one, else what this browser calls us; "" if that is none."""
+        public = self.portal.settings.server.public_url
+        try:
+            return urlsplit(public or f"//{request.host}").hostname or ""
+        except ValueError:
+            return ""
+
     def fine_print(self, seen: House) -> Response | None:
         """The page of the terms or the privacy statement, if it is asked for."""
         asked = request.args.get("show", "")

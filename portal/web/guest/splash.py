@@ -225,7 +225,8 @@ class Arrivals:
             typed_username=typed.get("username", ""),
         )
         back = wifidog.return_url(*visit.way_back, "", "")
-        return pages.splash(visit.house, Frame(title, visit.query, reference), content, back, code)
+        targets = pages.form_targets(back, self._reception.own_host())
+        return pages.splash(visit.house, Frame(title, visit.query, reference), content, targets, code)
 
     def _once_more(self, visit: Visit, form: Mapping[str, str], line: Markup) -> Response:
         """The splash page once more, with what was typed: nothing was wrong with that."""

@@ -58,6 +58,7 @@ class Hotel:
         self.store, self.keyring, self.offload = store, keyring, offload
         # Moved by tests; the database keeps its own time.
         self.ahead = timedelta()
+        self.settings = Settings()
         with store.transaction() as db:
             ensure_partitions(db, store.database_now())
             self.network = networks.add(db, "linde", "Hotel Linde", self.now, time_zone="Europe/Berlin")
@@ -75,7 +76,7 @@ class Hotel:
         """The pages of a process that has just started: it remembers nothing."""
         app = Flask("portal", static_folder=None)
         clock = lambda: self.now  # noqa: E731
-        portal = Portal(Settings(), self.store, self.keyring, self.gateways, self.offload, clock)
+        portal = Portal(self.settings, self.store, self.keyring, self.gateways, self.offload, clock)
         app.register_blueprint(guest.blueprint(portal))
         return app
 
