@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from flask import Blueprint, Flask, Response
 from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import HTTPException
 
 from portal import wifidog
 from portal.web import languages, look
@@ -38,6 +39,11 @@ def blueprint(portal: Portal) -> Blueprint:
         for path in wifidog.MESSAGE_PATHS:
             _add(pages, "message", f"{prefix}{path}", GET=messages.message)
     _add(pages, "look", f"{look.PREFIX}<name>", GET=messages.look)
+    pages.register_error_handler(HTTPException, messages.refused)
+    pages.register_error_handler(Exception, messages.failed)
+    # Paths that nobody serves belong to no blueprint; whoever types one is most likely a guest.
+    for code in (404, 405):
+        pages.app_errorhandler(code)(messages.refused)
     return pages
 
 

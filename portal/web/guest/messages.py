@@ -6,11 +6,14 @@ shown; the words themselves are never repeated. A reason is given for a token, n
 
 from __future__ import annotations
 
+import logging
+import secrets
 from datetime import datetime
 from typing import Final
 
 from flask import Response, request
 from markupsafe import Markup
+from werkzeug.exceptions import HTTPException
 
 from portal import gateways, grants, guests, networks, sessions, wifidog
 from portal.access import TOKEN_LIFE, Reason
@@ -26,6 +29,8 @@ from portal.web.guest.status import why_offline
 from portal.web.guest.words import Notice
 from portal.web.languages import translated
 from portal.wifidog import MessageKind
+
+log = logging.getLogger(__name__)
 
 CSS: Final = "text/css; charset=utf-8"
 PNG: Final = "image/png"
@@ -117,7 +122,27 @@ class Messages:
                 return away(NOBODY, now)
             if logo is not None and network is not None and network.logo_mark is not None:
                 return look.answer(logo, PNG, current=look.logo_name(network_id, network.logo_mark) == path)
-        return told(NOBODY, Message(Notice(translated("There is nothing here"), bad=False)), 404)
+        return self._nothing(404)
+
+    def refused(self, error: HTTPException) -> Response:
+        """A request that fits no page: an unknown path, a method that means nothing here, a body that is too large."""
+        self._reception.speak(NOBODY)
+        code = error.code or 400
+        return self._nothing(code) if code in (404, 405) else unreadable(NOBODY, code)
+
+    def failed(self, error: Exception) -> Response:
+        """An error of our own: a sentence and a reference for the guest, the rest for the log."""
+        self._reception.speak(NOBODY)
+        reference = secrets.token_hex(3)
+        log.error("a guest's page failed", extra={"reference": reference}, exc_info=error)
+        notice = Notice(
+            translated("Something went wrong here"),
+            [translated("Try again in a minute. Whoever is online stays online.")],
+        )
+        return told(NOBODY, Message(notice), 500, reference=reference)
+
+    def _nothing(self, code: int) -> Response:
+        return told(NOBODY, Message(Notice(translated("There is nothing here"), bad=False)), code)
 
 
 def why_denied(

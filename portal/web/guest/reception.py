@@ -233,10 +233,10 @@ def away(seen: House, now: datetime) -> Response:
     return response
 
 
-def unreadable(seen: House) -> Response:
+def unreadable(seen: House, code: int = 400) -> Response:
     """A query that says something twice, or has no form at all."""
     notice = Notice(
         translated("We cannot read this link"),
         [translated("It was cut or changed on its way. Switch the Wi-Fi off and on, and open any page.")],
     )
-    return told(seen, Message(notice), 400)
+    return told(seen, Message(notice), code)
