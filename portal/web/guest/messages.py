@@ -53,7 +53,7 @@ class Messages:
             return unreadable(NOBODY)
         try:
             viewer = self._reception.viewer(told_by.token, now)
-            if viewer is not None and viewer.session is not None:
+            if viewer is not None and viewer.session is not None and not viewer.claimed:
                 return self._explain(told_by.kind, viewer, viewer.session, now)
         except Unavailable:
             return away(self._reception.any_house(told_by.gw_id), now)
@@ -61,7 +61,7 @@ class Messages:
         printed = self._reception.fine_print(seen)
         if printed is not None:
             return printed
-        if told_by.token and told_by.kind is MessageKind.DENIED:
+        if told_by.token and told_by.kind is MessageKind.DENIED and viewer is None:
             notice = words.refusal(Reason.UNKNOWN, now, None, None)
         else:
             notice = words.from_gateway(told_by.kind, now)

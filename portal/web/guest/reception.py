@@ -17,7 +17,7 @@ from flask import Response, request
 from markupsafe import Markup
 from sqlalchemy import Connection
 
-from portal import sessions, vouchers, wifidog
+from portal import grants, sessions, vouchers, wifidog
 from portal.access import Reason
 from portal.gateways import Gateway, GatewayFacts
 from portal.grants import Grant
@@ -42,6 +42,7 @@ LONGEST_FIELD: Final = 256
 # Where guests wanted to go is remembered until they are online, for so many at once. It is a convenience: another
 # process, or a restart, does not know it, and the page then shows no such link.
 MOST_WISHES: Final = 10_000
+LONGEST_WISH: Final = 500
 
 LINK: Final = "guest status"
 ORDER: Final = "guest sign-out"
@@ -50,11 +51,16 @@ TAKE_OVER: Final = "guest take-over"
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Whoever holds a token or a status link: the grant he may see, and his own session, where he has one."""
+    """Whoever holds a token or a status link: the grant he may see, and his own session, where he has one.
+
+    `claimed`: nothing is proven yet. A click asks for no more than a MAC, which anybody can claim; until the gateway
+    has shown the token, its holder sees and orders nothing.
+    """
 
     network_id: int
     grant_id: int
     session: Session | None
+    claimed: bool = False
 
 
 class Reception:
@@ -136,12 +142,15 @@ class Reception:
         if named is None and not self.portal.keyring.genuine(token):
             return None
         with self.portal.store.read("guests", caller="viewer") as db:
-            if named is None:
-                found = sessions.of_token(db, self.portal.keyring, token)
-                return None if found is None else Viewer(found.network_id, found.grant_id, found)
-            network_id, grant_id, session_id = named
-            session = sessions.load(db, network_id, session_id) if session_id else None
-            return Viewer(network_id, grant_id, session)
+            if named is not None:
+                network_id, grant_id, session_id = named
+                session = sessions.load(db, network_id, session_id) if session_id else None
+                return Viewer(network_id, grant_id, session)
+            session = sessions.of_token(db, self.portal.keyring, token)
+            if session is None:
+                return None
+            claimed = session.activated_at is None and grants.load(db, session.grant_id, now).kind == "click"
+            return Viewer(session.network_id, session.grant_id, session, claimed)
 
     # Where the guest wanted to go
 
@@ -149,7 +158,11 @@ class Reception:
         """Where a guest wanted to go, if it may be offered to him once he is online."""
         onward = wifidog.onward(url)
         # A private address is the gateway's own page, which sent him here.
-        if onward is None or wifidog.private_literal(urlsplit(onward).hostname or "") is not None:
+        if (
+            onward is None
+            or len(onward) > LONGEST_WISH
+            or wifidog.private_literal(urlsplit(onward).hostname or "") is not None
+        ):
             return
         while len(self._wishes) >= MOST_WISHES:
             self._wishes.pop(next(iter(self._wishes)), None)

@@ -59,7 +59,10 @@ class Statuses:
                 return self._welcome(arrived.gw_id)
             language = viewer.session.language if viewer.session is not None else None
             seen = self._reception.speak(self._reception.house(home), language)
-            return self._reception.fine_print(seen) or self._status(viewer, seen, arrived.token, now)
+            printed = self._reception.fine_print(seen)
+            if printed is not None:
+                return printed
+            return _claim(seen) if viewer.claimed else self._status(viewer, seen, arrived.token, now)
         except Unavailable:
             return away(self._reception.any_house(arrived.gw_id), now)
 
@@ -75,7 +78,7 @@ class Statuses:
             if "code" in request.form:
                 return self._show_code(arrived, request.form["code"].replace("\0", "")[:LONGEST_FIELD], now)
             viewer = self._reception.viewer(arrived.token, now)
-            if viewer is None:
+            if viewer is None or viewer.claimed:
                 return self._welcome(arrived.gw_id)
             named = self._reception.signed(ORDER, request.form.get("end", ""), now, 2)
             if named is not None and named[0] == viewer.grant_id:
@@ -168,11 +171,19 @@ def why_offline(session: Session, grant: Grant, now: datetime, code: str) -> Not
         return words.refusal(reason, now, grant, session.ended_at, code)
     if session.state == "active":
         return _used_up(grant, now, code)
+    return _not_yet()
+
+
+def _not_yet() -> Notice:
     return Notice(
         translated("You are not online yet"),
         [translated("Your sign-in has not reached the router. Sign in again.")],
         bad=False,
     )
+
+
+def _claim(seen: House) -> Response:
+    return told(seen, Message(_not_yet()))
 
 
 def _used_up(grant: Grant, now: datetime, code: str) -> Notice | None:

@@ -213,3 +213,19 @@ def test_while_our_records_are_away_the_status_page_says_when_to_come_back(hotel
         query = urlencode({"gw_id": "gw-1", "token": guest.token})
         assert page.links["Try again"] == f"?{query}"
     assert "There is no limit" in guest.portal().words
+
+
+def test_a_click_for_a_claimed_mac_shows_and_orders_nothing_of_its_owner(hotel: Hotel) -> None:
+    hotel.click_plan(minutes=60)
+    owner, thief = hotel.guest(1), hotel.guest(2)
+    page = owner.comes_online()
+    thief.mac = owner.mac
+    assert thief.signs_in().status == 302
+    for shown in (thief.portal(), thief.opens(f"/gw_message.php?message=denied&token={thief.token}")):
+        assert shown.status == 200
+        assert "left" not in shown.words
+        assert "Sign out" not in shown.words
+        assert "s=" not in "".join(shown.addresses)
+    stolen = page.button("Sign out this phone")
+    thief.sends(stolen, {}, f"/wifidog/portal/?gw_id=gw-1&token={thief.token}")
+    assert owner.router_asks("counters").answer is Answer.ALLOW
