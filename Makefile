@@ -36,6 +36,9 @@ matrix: .venv/develop ## one portal under eleven servers and six waits, in less 
 why: .venv/develop ## make threaded portals hang, one mechanism at a time; rewrites the figures in docs/why.md
 	@$(BIN)/python -m loadtests.why.run $(ARGS)
 
+soak: .venv/develop ## half an hour of steady polls: fails when tables, indexes, memory or open files grow
+	@$(BIN)/python -m loadtests.soak $(ARGS)
+
 translations: .venv/develop ## compile the guest pages' translations
 	$(BIN)/python -m portal.web.catalogues $(ARGS)
 
