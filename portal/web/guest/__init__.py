@@ -17,6 +17,7 @@ from portal import wifidog
 from portal.web import languages, look
 from portal.web.context import Portal
 from portal.web.guest.messages import Messages
+from portal.web.guest.pages import compile_templates
 from portal.web.guest.reception import Reception
 from portal.web.guest.splash import Arrivals
 from portal.web.guest.status import Statuses
@@ -29,7 +30,7 @@ def blueprint(portal: Portal) -> Blueprint:
     reception = Reception(portal)
     arrivals, statuses, messages = Arrivals(reception), Statuses(reception), Messages(reception)
     pages = Blueprint("guest", __name__)
-    pages.record(_translate)
+    pages.record(_prepare)
     for prefix in wifidog.PREFIXES:
         _add(pages, "landing", prefix, GET=messages.landing)
         for path in wifidog.LOGIN_PATHS:
@@ -47,9 +48,10 @@ def blueprint(portal: Portal) -> Blueprint:
     return pages
 
 
-def _translate(state: BlueprintSetupState) -> None:
+def _prepare(state: BlueprintSetupState) -> None:
     assert isinstance(state.app, Flask)
     languages.install(state.app)
+    compile_templates()
 
 
 def _add(pages: Blueprint, name: str, path: str, **views: View) -> None:

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final
 
 from flask import Response, request
-from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from portal import gateways, grants, guests, networks, sessions, wifidog
@@ -24,7 +23,7 @@ from portal.web import look
 from portal.web.guest import words
 from portal.web.guest.houses import NOBODY
 from portal.web.guest.pages import Fields, Message
-from portal.web.guest.reception import Reception, Viewer, away, sign_in_again, told, unreadable
+from portal.web.guest.reception import Reception, Viewer, away, by_himself, sign_in_again, told, unreadable
 from portal.web.guest.status import why_offline
 from portal.web.guest.words import Notice
 from portal.web.languages import translated
@@ -96,13 +95,7 @@ class Messages:
     def landing(self) -> Response:
         """GET /: somebody who came by himself."""
         self._reception.speak(NOBODY)
-        notice = Notice(
-            translated("This is the sign-in server of a guest Wi-Fi"),
-            [translated("To get online, join the Wi-Fi and open any page. It brings you to the right place.")],
-            bad=False,
-        )
-        desk = Markup('<a href="/desk/">{}</a>').format(translated("To the desk"))
-        return told(NOBODY, Message(notice, staff=desk))
+        return by_himself()
 
     def look(self, name: str) -> Response:
         """GET /look/…: style sheets and logos."""

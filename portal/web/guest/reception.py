@@ -253,3 +253,14 @@ def unreadable(seen: House, code: int = 400) -> Response:
         [translated("It was cut or changed on its way. Switch the Wi-Fi off and on, and open any page.")],
     )
     return told(seen, Message(notice), code)
+
+
+def by_himself() -> Response:
+    """For whoever was sent by no gateway: what this is, and how to get online; the way to the desk."""
+    notice = Notice(
+        translated("This is the sign-in server of a guest Wi-Fi"),
+        [translated("To get online, join the Wi-Fi and open any page. It brings you to the right place.")],
+        bad=False,
+    )
+    desk = Markup('<a href="/desk/">{}</a>').format(translated("To the desk"))
+    return told(NOBODY, Message(notice, staff=desk))

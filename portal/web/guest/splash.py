@@ -34,6 +34,7 @@ from portal.web.guest.reception import (
     Reception,
     Viewer,
     away,
+    by_himself,
     end,
     told,
     unreadable,
@@ -118,6 +119,8 @@ class Arrivals:
             arrival = wifidog.parse_arrival(request.query_string)
         except wifidog.Malformed:
             return unreadable(NOBODY)
+        if not arrival.gw_id:
+            return by_himself()
         gateway = self._reception.gateway(arrival.gw_id)
         if gateway is None or gateway.network_id is None:
             return told(NOBODY, _unknown_gateway(arrival.gw_id), 404)
@@ -317,8 +320,6 @@ def _unknown_gateway(gw_id: str) -> Message:
         translated("This Wi-Fi is not set up yet"),
         [translated("The router that sent you here is not known to this server. Ask the staff.")],
     )
-    if not gw_id:
-        return Message(notice)
     name = words.as_name(gw_id)
     return Message(notice, staff=say("The router calls itself %(name)s. Adopt it at the desk.", name=name))
 

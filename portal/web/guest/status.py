@@ -28,6 +28,7 @@ from portal.web.guest.reception import (
     Reception,
     Viewer,
     away,
+    by_himself,
     end,
     front_page,
     told,
@@ -147,6 +148,8 @@ class Statuses:
 
     def _welcome(self, gw_id: str, typed: str = "", error: Markup | None = None) -> Response:
         """A guest of whom nothing is known but that his gateway let him in: gateways up to 1.3.0 send no token."""
+        if not gw_id:
+            return by_himself()
         seen = self._reception.any_house(gw_id)
         printed = self._reception.fine_print(seen)
         if printed is not None:

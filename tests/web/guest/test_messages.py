@@ -114,7 +114,7 @@ def test_where_there_are_several_houses_a_nameless_message_names_none(hotel: Hot
 
 
 def test_whoever_comes_by_himself_hears_what_this_is(hotel: Hotel) -> None:
-    for path in ("/", "/wifidog/"):
+    for path in ("/", "/wifidog/", "/login/", "/wifidog/portal", "/login/?gw_address=10.0.0.1"):
         page = hotel.guest().opens(path)
         assert page.status == 200
         assert "This is the sign-in server of a guest Wi-Fi" in page.words
