@@ -62,6 +62,9 @@ def blueprint(portal: Portal) -> Blueprint:
     desk = Blueprint("desk", __name__)
     guards.mount(desk, portal, ROUTES)
     desk.register_error_handler(HTTPException, _refused)
+    # By number as well: the guests' door answers some numbers for the whole application, and a number goes first.
+    for status in SAID:
+        desk.register_error_handler(status, _refused)
     desk.register_error_handler(Unavailable, _away)
     desk.register_error_handler(Busy, _away)
     desk.register_error_handler(Exception, _failed)

@@ -168,7 +168,10 @@ def _edit_texts(db: Connection, network: Network, form: Form) -> Network:
 def _logo(visit: Visit, form: Form) -> bytes | None:
     """The uploaded picture, drawn anew; None where none was chosen, or where it cannot be used, which is reported."""
     upload = request.files.get("logo")
-    data = upload.read() if upload is not None and upload.filename else b""
+    if upload is None:
+        return None
+    data = upload.read()
+    upload.close()
     if not data:
         return None
     try:

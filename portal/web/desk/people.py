@@ -196,10 +196,13 @@ def part(visit: Visit, operator_id: int) -> Response:
     if request.method == "POST":
         chosen = form.choice("role", [NO_PART, *(value for value, _ in ROLES)])
         if form.good and confirmed(visit, form):
-            with visit.writing("part") as db:
-                operators.set_role(db, person, None if chosen == NO_PART else Role(chosen), visit.here.id)
-                visit.record(db, "operator.role", person.email, role=chosen)
-            return to(here(visit, "people"), "Saved. It holds from the next page on.")
+            try:
+                with visit.writing("part") as db:
+                    operators.set_role(db, person, None if chosen == NO_PART else Role(chosen), visit.here.id)
+                    visit.record(db, "operator.role", person.email, role=chosen)
+                return to(here(visit, "people"), "Saved. It holds from the next page on.")
+            except Invalid as error:
+                form.refuse(error)
     back = Link("People", here(visit, "people"))
     roles = [*ROLES, (NO_PART, "none any more")]
     return _person(visit, "people", person, form, roles, back, may_disable=False)

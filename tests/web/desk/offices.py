@@ -1,4 +1,4 @@
-"""The desk, as an operator's browser sees it: a client that keeps cookies, sends the token of each form, reads pages."""
+"""The desk, as an operator’s browser sees it: it keeps cookies, sends the token of each form, reads pages."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Page:
     def __init__(self, response: TestResponse) -> None:
         self.response = response
         self.status = response.status_code
-        self.html = response.get_data(as_text=True)
+        self.html = response.get_data().decode("utf-8", "replace")
 
     @property
     def text(self) -> str:

@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 
 from portal import operators
 from portal.keys import Keyring
-from portal.networks import Network
 from portal.offload import Offload
 from portal.operators import Operator, Role
 from portal.store import Store, sql
@@ -135,7 +134,8 @@ def test_behind_tls_the_cookie_never_travels_in_clear(store: Store, keyring: Key
     assert "Secure" in page.response.headers["Set-Cookie"]
 
 
-def test_after_signing_in_the_page_that_was_wanted_opens(office: Office, owner: Operator, linde: Network) -> None:
+@pytest.mark.usefixtures("linde")
+def test_after_signing_in_the_page_that_was_wanted_opens(office: Office, owner: Operator) -> None:
     browser = office.browser()
     wanted = "/desk/networks/hotel-linde/vouchers?before=7"
     sent = browser.gets(wanted)
@@ -161,7 +161,8 @@ def test_a_browser_that_is_left_alone_is_signed_out(office: Office, ana: Browser
     assert ana.gets("/desk/").location.startswith("/desk/sign-in")
 
 
-def test_an_operator_who_is_stopped_is_out_at_once(office: Office, owner: Operator) -> None:
+@pytest.mark.usefixtures("owner")
+def test_an_operator_who_is_stopped_is_out_at_once(office: Office) -> None:
     ben = office.operator("ben@linde.example", Role.OWNER)
     browser = office.browser(ben)
     with office.store.transaction("operators") as db:
@@ -228,7 +229,8 @@ def test_one_sees_where_one_is_signed_in_and_ends_it_elsewhere(office: Office, o
 # What goes wrong
 
 
-def test_what_is_not_there_is_told_in_the_desks_own_page(office: Office, ana: Browser) -> None:
+@pytest.mark.usefixtures("office")
+def test_what_is_not_there_is_told_in_the_desks_own_page(ana: Browser) -> None:
     for path in ("/desk/nothing", "/desk/networks/hotel-linde/", "/setup/a/b", "/desk/networks//", "/desk/me/x/y"):
         page = ana.gets(path)
         assert page.status == 404
@@ -236,8 +238,9 @@ def test_what_is_not_there_is_told_in_the_desks_own_page(office: Office, ana: Br
         assert "reference" in page
 
 
+@pytest.mark.usefixtures("linde")
 def test_a_failure_inside_is_told_with_a_reference_and_nothing_else(
-    office: Office, ana: Browser, linde: Network, caplog: pytest.LogCaptureFixture
+    office: Office, ana: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     with office.store.transaction() as db:
         db.execute(sql("test.break", "ALTER TABLE plan RENAME COLUMN name TO title"))
