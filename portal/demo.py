@@ -40,7 +40,7 @@ PORT: Final = 8080
 GATEWAY_PORT: Final = 2060
 GATEWAY: Final = "linde-demo"
 # A router asks once a minute; who watches a demonstration waits less gladly.
-INTERVAL_SECONDS: Final = 5
+INTERVAL_SECONDS: Final = 3
 BYTES_PER_SECOND: Final = 150_000
 GUESTS: Final = ("laptop", "tablet")
 USERNAME, PASSWORD = "room 12", "breakfast"
@@ -121,8 +121,9 @@ def _show(
     out.flush()
     over = threading.Event()
     crowd = Crowd(gateway, [gateway.guest(name) for name in GUESTS], house.codes[:1], console.event, time.monotonic)
+    appetite = Appetite(gateway, BYTES_PER_SECOND, time.monotonic)
     gateway.run_beside("guests", lambda: None if over.is_set() else crowd.step(), pause=0.5)
-    gateway.run_beside("traffic", Appetite(gateway, BYTES_PER_SECOND, time.monotonic).step, pause=0.2)
+    gateway.run_beside("traffic", lambda: None if over.is_set() else appetite.step(), pause=0.2)
 
     def wait(seconds: float) -> bool:
         if server.poll() is not None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +96,14 @@ class Live:
         """The log, from a position on."""
         return self.log.read_bytes()[begins:].decode(errors="replace")
 
+    def prints(self, pattern: str) -> str:
+        """What of its log matches first, once it does."""
+        end = time.monotonic() + 10
+        while (found := re.search(pattern, self.said())) is None:
+            assert time.monotonic() < end, f"{pattern} is not printed: {self.said()}"
+            time.sleep(0.02)
+        return found[0]
+
     # -- its database
 
     @property
@@ -159,14 +168,30 @@ class Live:
             _, codes = vouchers.issue(db, self.keyring, plan, count, self.store.database_now())
             return codes
 
-    def charged(self) -> tuple[int, int]:
-        """Bytes down and up, over all grants; the sums over sessions and lines must say the same."""
+    def charged(self, network: networks.Network | None = None) -> tuple[int, int]:
+        """Bytes down and up, over all grants, or one network's; the sums over sessions and lines must say the same."""
         row = self.one(
             """
-            SELECT (SELECT SUM(used_down) FROM "grant"), (SELECT SUM(used_up) FROM "grant"),
-                   (SELECT SUM(used_down) FROM session), (SELECT SUM(used_up) FROM session),
-                   (SELECT SUM(charged_down) FROM counter_line), (SELECT SUM(charged_up) FROM counter_line)
-            """
+            SELECT (SELECT COALESCE(SUM(used_down), 0) FROM "grant" WHERE network_id = ANY(:ids)),
+                   (SELECT COALESCE(SUM(used_up), 0) FROM "grant" WHERE network_id = ANY(:ids)),
+                   (SELECT COALESCE(SUM(used_down), 0) FROM session WHERE network_id = ANY(:ids)),
+                   (SELECT COALESCE(SUM(used_up), 0) FROM session WHERE network_id = ANY(:ids)),
+                   (SELECT COALESCE(SUM(l.charged_down), 0) FROM counter_line l
+                      JOIN gateway g ON g.id = l.gateway_id WHERE g.network_id = ANY(:ids)),
+                   (SELECT COALESCE(SUM(l.charged_up), 0) FROM counter_line l
+                      JOIN gateway g ON g.id = l.gateway_id WHERE g.network_id = ANY(:ids))
+            """,
+            ids=[network.id] if network else self._network_ids(),
         )
         assert tuple(row[:2]) == tuple(row[2:4]) == tuple(row[4:]), f"the books disagree: {tuple(row)}"
         return int(row[0]), int(row[1])
+
+    def _network_ids(self) -> list[int]:
+        with self.store.read() as db:
+            return [network.id for network in networks.listed(db)]
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
