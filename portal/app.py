@@ -106,6 +106,7 @@ class Server:
             gateways=self.gateways,
             offload=self.offload,
             clock=self.store.clock.now,
+            metrics=self.metrics,
         )
         pages.register_blueprint(probes.blueprint(self._exposition, self.wrong, self._metrics_token()))
         pages.register_blueprint(guest.blueprint(portal))
@@ -226,6 +227,18 @@ class Server:
             Reading(
                 "gatepost_requests", "Parsed requests", lambda: [((k,), v) for k, v in door.parsed.items()], ("class",),
                 counter=True,
+            ),
+            Reading(
+                "gatepost_failed", "Requests that failed inside",
+                lambda: [((k,), v) for k, v in door.failed.items()], ("class",), counter=True,
+            ),
+            Reading(
+                "gatepost_overdue", "Connections closed for taking too long, by what was waited for",
+                lambda: [((k,), v) for k, v in door.waiting.overdue.items()], ("wait",), counter=True,
+            ),
+            Reading(
+                "gatepost_evicted", "Connections closed for others' sake, by the lid that was reached",
+                lambda: [((k,), v) for k, v in door.waiting.evicted.items()], ("lid",), counter=True,
             ),
             Reading(
                 "gatepost_in_flight", "Requests being answered",

@@ -86,9 +86,6 @@ class Metrics:
             buckets=PAGE_SECONDS,
             registry=self._registry,
         )
-        self.page_errors = Counter(
-            "gatepost_page_errors", "Pages that failed inside, by door", ["door"], registry=self._registry
-        )
         self._registry.register(self._readings)
 
     def watch(self, *readings: Reading) -> None:

@@ -6,12 +6,13 @@ Promises nothing and holds nothing of its own; there is one, and it never change
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from portal.config import Settings
 from portal.gateways import Gateways
 from portal.keys import Keyring
+from portal.metrics import Metrics
 from portal.offload import Offload
 from portal.store import Store
 
@@ -26,3 +27,4 @@ class Portal:
     gateways: Gateways
     offload: Offload
     clock: Callable[[], datetime]
+    metrics: Metrics = field(default_factory=Metrics)

@@ -143,13 +143,17 @@ class Arrivals:
 
     def _token(self, visit: Visit, form: Mapping[str, str], version: int) -> str:
         """A token for this guest by the way he took. Raises Refused, Unavailable, Busy."""
+        way = _way_taken(form)
         try:
-            return self._by(_way_taken(form), visit, form, version)
+            token = self._by(way, visit, form, version)
         except Refused as refused:
+            self._portal.metrics.sign_ins.labels(way, refused.reason.value).inc()
             if refused.reason in (Reason.CODE_UNKNOWN, Reason.WRONG_PASSWORD):
                 with self._portal.store.transaction("guests", caller="wrong try") as db:
                     throttle.guest_failed(db, visit.network_id, visit.gateway.id, visit.mac, visit.now)
             raise
+        self._portal.metrics.sign_ins.labels(way, Reason.OK.value).inc()
+        return token
 
     def _by(self, way: str, visit: Visit, form: Mapping[str, str], version: int) -> str:
         store, network_id, now = self._portal.store, visit.network_id, visit.now
