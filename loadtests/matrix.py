@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,13 @@ class Wait:
     lid: int = 1000
     patience: float = 8.0
 
-    def stream(self, port: int, seconds: float) -> Stream:
-        """The requests of this wait."""
-        return Stream(
+    def stream(self, port: int, seconds: float, **changes: Any) -> Stream:
+        """The requests of this wait; `changes` are fields of the stream that should be different."""
+        asked = Stream(
             "requests", port, (self.path,), self.rate, seconds, self.lid, self.patience,
             self.method, self.form, self.body, expect_digest=bool(self.body),
         )  # fmt: skip
+        return replace(asked, **changes)
 
 
 WAITS = (
@@ -187,17 +188,23 @@ def page(document: dict[str, Any]) -> str:
 
 
 def picture(cells: Sequence[dict[str, Any]]) -> str:
-    """Four diagrams of one wait, over the servers."""
+    """The diagrams of one wait, over the servers."""
     measured = [cell for cell in cells if "failed" not in cell]
+
+    def share(cell: dict[str, Any], stream: str, *bad: str) -> float:
+        return 100 * sum(cell[stream][name] for name in bad) / max(cell[stream]["offered"], 1)
+
     return plots.bars(
         [
-            ("p99 of a request, ms", [cell["requests"]["p99_ms"] for cell in measured]),
-            ("p99 of a poll, ms", [cell["polls"]["p99_ms"] for cell in measured]),
+            ("p99 of requests, ms", [cell["requests"]["p99_ms"] for cell in measured]),
+            ("failed, %", [share(cell, "requests", "failed") for cell in measured]),
+            ("p99 of polls, ms", [cell["polls"]["p99_ms"] for cell in measured]),
+            ("late or lost, %", [share(cell, "polls", "late", "failed") for cell in measured]),
             ("CPU, % of a core", [cell["usage"]["server"]["cpu_share"] * 100 for cell in measured]),
-            ("memory (PSS), MiB", [cell["usage"]["server"]["pss_mib"] for cell in measured]),
+            ("memory, MiB", [cell["usage"]["server"]["pss_mib"] for cell in measured]),
         ],
         [BY_NAME[cell["server"]].title for cell in measured],
-        logarithmic=(0, 1),
+        logarithmic=(0, 2),
         alone=False,
     )
 

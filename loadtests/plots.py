@@ -53,13 +53,13 @@ def bars(
     alone: bool = True,
 ) -> str:
     """Panels side by side of horizontal bars, one per name, with its figure behind it; None has the word `none`."""
-    side, width, row = 168, 132, 18
+    side, width, gap, row = 160, 104, 54, 18
     parts = [
         f'<text x="{side - 8}" y="{TOP + number * row + 13}" text-anchor="end">{escape(name)}</text>'
         for number, name in enumerate(names)
     ]
     for number, (title, values) in enumerate(panels):
-        x = side + number * (width + 62)
+        x = side + number * (width + gap)
         known = [value for value in values if value]
         scale = _scale(min(known, default=1) if number in logarithmic else 0, max(known, default=1), width,
                        logarithmic=number in logarithmic)  # fmt: skip
@@ -71,7 +71,7 @@ def bars(
             label = "none" if value is None else _short(value)
             parts.append(f'<text x="{x + long + 5:.0f}" y="{y + 13}" font-size="11">{label}</text>')
     what = "; ".join(title for title, _ in panels)
-    width_all = side + len(panels) * (width + 62)
+    width_all = side + len(panels) * (width + gap)
     return _svg(parts, width_all, TOP + len(names) * row + 8, f"{what}, by server", alone=alone)
 
 
@@ -160,4 +160,4 @@ def _short(value: float) -> str:
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}" if value < 10 else f"{value:.0f}"
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
