@@ -117,9 +117,27 @@ def test_a_session_goes_from_the_live_list_to_the_ended_one_with_its_reason(cafe
     now = cafe.store.database_now()
     with cafe.store.read("operators") as db:
         ended = history.ended(db, cafe.network_id, now, since=now - timedelta(days=1))
-        assert history.ended(db, cafe.network_id, now, since=now - timedelta(days=1), before=ended[0].ended_at) == []
+        last = ended[0].ended_at, ended[0].id
+        assert history.ended(db, cafe.network_id, now, since=now - timedelta(days=1), before=last) == []
     assert live(cafe) == []
     assert [(row.mac, row.end_reason, row.used_down) for row in ended] == [(phone.mac, "data_over", 1_500)]
+
+
+def test_sessions_that_end_at_the_same_moment_are_all_listed_over_the_pages(cafe: Cafe) -> None:
+    for number in range(1, 6):
+        cafe.phone(number).comes_online(cafe.grant())
+    cafe.change("UPDATE session SET state = 'ended', end_reason = 'silent', ended_at = now()")
+    now = cafe.store.database_now()
+    seen: list[str | None] = []
+    before = None
+    with cafe.store.read("operators") as db:
+        while page := history.ended(
+            db, cafe.network_id, now, since=now - timedelta(days=1), before=before, limit=2, text="gw" if seen else ""
+        ):
+            seen += [row.mac for row in page]
+            assert page[-1].ended_at is not None
+            before = page[-1].ended_at, page[-1].id
+    assert seen == [cafe.phone(number).mac for number in (5, 4, 3, 2, 1)]
 
 
 def test_a_sessions_lines_add_up_to_what_it_was_charged(cafe: Cafe) -> None:

@@ -161,7 +161,8 @@ def _found(visit: Visit, db: Connection, tab: str, typed: str) -> tuple[Sequence
     limit = history.PAGE + 1
     found: Sequence[history.Row]
     if tab == "ended":
-        before = _moment(request.args.get("before", ""))
+        moment, last = _moment(request.args.get("before", "")), request.args.get("last", 0, type=int)
+        before = (moment, last) if moment else None
         since = visit.now - timedelta(days=ENDED_DAYS)
         found = history.ended(db, visit.here.id, visit.now, since=since, before=before, limit=limit, **sought)
     else:
@@ -184,8 +185,9 @@ def _moment(text: str) -> datetime | None:
 
 def _next(visit: Visit, tab: str, typed: str, found: Sequence[history.Row]) -> str:
     last = found[-1]
-    before = last.ended_at.isoformat() if tab == "ended" and last.ended_at else last.id
-    return here(visit, "sessions", tab=tab, q=typed, before=before)
+    if tab == "ended" and last.ended_at is not None:
+        return here(visit, "sessions", tab=tab, q=typed, before=last.ended_at.isoformat(), last=last.id)
+    return here(visit, "sessions", tab=tab, q=typed, before=last.id)
 
 
 def _guest(visit: Visit, username: str | None, code_sealed: bytes | None) -> tuple[str, bool]:
