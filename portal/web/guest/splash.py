@@ -11,12 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 
 from flask import Response, request
 from markupsafe import Markup
 from sqlalchemy import Connection
 
-from portal import gateways, grants, sessions, throttle, wifidog
+from portal import gateways, grants, sessions, throttle, vouchers, wifidog
 from portal.access import Reason
 from portal.gateways import GatewayFacts
 from portal.grants import Grant, Refused
@@ -88,7 +89,9 @@ class Arrivals:
     def arrive(self) -> Response:
         """GET: the splash page."""
         visit = self._visit()
-        return visit if isinstance(visit, Response) else self._splash(visit, translated("Connect"))
+        if isinstance(visit, Response):
+            return visit
+        return self._splash(visit, translated("Connect"), form={"code": scanned(visit)})
 
     def sign_in(self) -> Response:
         """POST: one of the ways in; then on to the gateway with a token."""
@@ -281,6 +284,20 @@ class Arrivals:
         here = visit.gateway.id, visit.network_id, grant.id
         orders = [self._reception.sign(TAKE_OVER, visit.now, *here, each.id) for each in found]
         return [self._reception.device(each, None, order, visit.now) for each, order in zip(found, orders, strict=True)]
+
+
+def scanned(visit: Visit) -> str:
+    """The code of a printed card whose picture brought the guest: it leads to the gateway's own page, with the code.
+
+    "" for whoever comes from anywhere else, or with anything that is no code. It is only filled in, never sent.
+    """
+    try:
+        came_from = urlsplit(visit.arrival.url)
+        own_page = (came_from.hostname or "", came_from.port or 80) == visit.way_back
+    except ValueError:
+        return ""
+    code = vouchers.normalise(parse_qs(came_from.query).get("code", [""])[0]) if own_page else None
+    return vouchers.grouped(code) if code else ""
 
 
 def offered(visit: Visit, wrong: tuple[str, Markup] | None = None, *, after_refusal: bool = False) -> list[Way]:

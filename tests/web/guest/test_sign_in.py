@@ -32,6 +32,21 @@ def test_the_splash_page_stands_under_every_spelling_of_its_path(hotel: Hotel) -
         assert "Connect to the internet" in page.words
 
 
+def test_a_scanned_card_brings_its_code_along_and_nothing_else_does(hotel: Hotel) -> None:
+    code = hotel.code()
+    scanned = hotel.guest(url=f"http://10.77.0.1:2060/?code={code}").arrives()
+    assert scanned.form("code").fields["code"] == code
+    for url in (
+        f"http://evil.example/?code={code}",
+        f"http://10.77.0.1:8080/?code={code}",
+        "http://10.77.0.1:2060/?code=%3Cscript%3E",
+        "http://10.77.0.1:2060/",
+        "http://10.77.0.1:x/",
+        "http://[/",
+    ):
+        assert hotel.guest(url=url).arrives().form("code").fields["code"] == ""
+
+
 def test_a_code_is_taken_in_any_case_without_its_dashes_and_with_letters_for_digits(hotel: Hotel) -> None:
     code = hotel.code()
     typed = f"  {code.lower().replace('-', ' ').replace('0', 'o').replace('1', 'l')} "
