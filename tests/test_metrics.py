@@ -1,5 +1,6 @@
 """Metrics: declared once, read when asked, added up over workers."""
 
+from portal.access import Answer, Reason
 from portal.metrics import Metrics, Reading, merged
 
 
@@ -12,8 +13,21 @@ def test_what_others_count_is_read_when_somebody_asks() -> None:
 
 def test_every_label_of_a_poll_is_from_a_closed_set() -> None:
     metrics = Metrics()
-    metrics.polls.labels("counters", "allow", "ok").inc()
+    metrics.polls.count("counters", Answer.ALLOW, Reason.OK)
     assert b'gatepost_polls_total{answer="allow",reason="ok",stage="counters"} 1.0' in metrics.exposition()
+
+
+def test_how_soon_polls_are_answered_is_told_as_a_histogram() -> None:
+    metrics = Metrics()
+    for seconds in (0.0004, 0.01, 0.011, 7.0):
+        metrics.polls.observe(seconds)
+    lines = metrics.exposition().decode().splitlines()
+    assert 'gatepost_poll_seconds_bucket{le="0.001"} 1.0' in lines
+    assert 'gatepost_poll_seconds_bucket{le="0.01"} 2.0' in lines, "a bound belongs to its bucket"
+    assert 'gatepost_poll_seconds_bucket{le="0.02"} 3.0' in lines
+    assert 'gatepost_poll_seconds_bucket{le="+Inf"} 4.0' in lines
+    assert "gatepost_poll_seconds_count 4.0" in lines
+    assert "gatepost_poll_seconds_sum 7.0214" in lines
 
 
 def test_workers_are_told_apart_and_each_name_is_described_once() -> None:

@@ -148,11 +148,11 @@ class Gateways:
             self._keep(dataclasses.replace(gateway, device_id=device_id))
 
     def _fits(self, gateway: GatewayFacts, key: str) -> bool:
-        given, now = key_hash(key), self._store.clock.now()
-        fits = False
+        given, fits = key_hash(key), False
         for facts in (gateway, *self.of_device(gateway.device_id)):
             for stored, expires in facts.keys:
-                fits |= hmac.compare_digest(given, stored) and (expires is None or expires > now)
+                if hmac.compare_digest(given, stored):
+                    fits |= expires is None or expires > self._store.clock.now()
         return fits
 
     def _look_up(self, name: str, miss: str = "") -> GatewayFacts | None:

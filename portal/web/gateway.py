@@ -27,10 +27,13 @@ _CODES = {
     access.Answer.DENY: Answer.DENY,
     access.Answer.NO_OPINION: Answer.NEUTRAL,
 }
+# The door itself says how long the answer is, and whether the connection ends with it.
+_DOORS = ("Content-Length", "Connection")
 RAW = {
-    answer: Raw(answer.status, answer.body, *(header for header in answer.headers if header[0] != "Content-Length"))
+    answer: Raw(answer.status, answer.body, *(header for header in answer.headers if header[0] not in _DOORS))
     for answer in Answer
 }
+_SAID = {verdict: RAW[answer] for verdict, answer in _CODES.items()}
 # A fleet report of some thousand clients; the largest seen on a real gateway was a few kilobytes.
 FLEET_BYTES = 4 * 2**20
 
@@ -98,40 +101,43 @@ class GatewayDoor:
         self._metrics = metrics
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | Raw:
-        route = wifidog.route(environ["PATH_INFO"], environ["QUERY_STRING"].encode("latin-1"))
+        query = environ["QUERY_STRING"].encode("latin-1")
+        route = wifidog.route(environ["PATH_INFO"], query)
         try:
             if route is Route.PING:
-                return self._ping(environ)
+                return self._ping(environ, query)
             if route is Route.COUNTERS_V2:
-                return self._fleets(environ, start_response)
-            return RAW[self._auth(environ)]
+                return self._fleets(environ, query, start_response)
+            return self._auth(query)
         except Exception:
             log.exception("a gateway's request failed", extra={"route": str(route)})
             return RAW[Answer.PONG if route is Route.PING else Answer.NEUTRAL]
 
-    def _auth(self, environ: dict[str, Any]) -> Answer:
+    def _auth(self, query: bytes) -> Raw:
         started = time.monotonic()
         try:
-            report = wifidog.parse_auth(environ["QUERY_STRING"].encode("latin-1"))
+            report = wifidog.parse_auth(query)
         except Malformed as error:
             self._metrics.malformed.labels(error.field).inc()
-            return Answer.DENY if error.logout else Answer.NEUTRAL
+            return RAW[Answer.DENY if error.logout else Answer.NEUTRAL]
         gateway = self._believed(report.gw_id, report.key, report.device_id, report.dialect)
-        verdict = self._verdicts(gateway, [report])[0]
-        self._count(report.stage, verdict)
-        self._metrics.poll_seconds.observe(time.monotonic() - started)
-        return _CODES[verdict.answer]
+        verdict = _unheard(report) if gateway is None else self._sessions.answer(gateway, report)
+        self._metrics.polls.count(report.stage, verdict.answer, verdict.reason)
+        self._metrics.polls.observe(time.monotonic() - started)
+        return _SAID[verdict.answer]
 
-    def _fleets(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | Raw:
+    def _fleets(
+        self, environ: dict[str, Any], query: bytes, start_response: Callable[..., Any]
+    ) -> Iterable[bytes] | Raw:
         started = time.monotonic()
         body = environ["wsgi.input"].read(FLEET_BYTES)
         try:
-            fleets = wifidog.parse_counters_v2(environ["QUERY_STRING"].encode("latin-1"), body)
+            fleets = wifidog.parse_counters_v2(query, body)
         except Malformed as error:
             self._metrics.malformed.labels(error.field).inc()
             return RAW[Answer.NEUTRAL]
         answered = wifidog.answer_v2((fleet, self._fleet(fleet)) for fleet in fleets)
-        self._metrics.poll_seconds.observe(time.monotonic() - started)
+        self._metrics.polls.observe(time.monotonic() - started)
         start_response("200 OK", list(wifidog.headers_v2(answered)))
         return [answered]
 
@@ -145,7 +151,7 @@ class GatewayDoor:
                 answers.append(Answer.NEUTRAL)
                 continue
             verdict = next(verdicts)
-            self._count(Stage.COUNTERS, verdict)
+            self._metrics.polls.count(Stage.COUNTERS, verdict.answer, verdict.reason)
             answers.append(_CODES[verdict.answer])
         return answers
 
@@ -165,22 +171,17 @@ class GatewayDoor:
         """What is said of guests to a gateway that is believed; no opinion to any other."""
         if gateway is None:
             return [_unheard(report) for report in reports]
-        if len(reports) == 1:
-            return [self._sessions.answer(gateway, reports[0])]
         return self._sessions.answer_all(gateway, reports)
 
-    def _ping(self, environ: dict[str, Any]) -> Raw:
+    def _ping(self, environ: dict[str, Any], query: bytes) -> Raw:
         try:
-            beat = wifidog.parse_ping(environ["QUERY_STRING"].encode("latin-1"))
+            beat = wifidog.parse_ping(query)
         except Malformed as error:
             self._metrics.malformed.labels(error.field).inc()
         else:
             self._metrics.pings.inc()
             self._heard.heartbeat(beat, environ.get("REMOTE_ADDR", ""), environ.get("HTTP_USER_AGENT", "")[:80])
         return RAW[Answer.PONG]
-
-    def _count(self, stage: Stage, verdict: Verdict) -> None:
-        self._metrics.polls.labels(stage.value, verdict.answer.value, verdict.reason.value).inc()
 
 
 def asks(path: str) -> bool:
