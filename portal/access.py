@@ -56,7 +56,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-class Answer(Enum):
+class Answer(StrEnum):
     """The three things a rulebook can say. `NO_OPINION` leaves everything at the gateway as it is."""
 
     ALLOW = "allow"
@@ -117,7 +117,10 @@ class Entitlement(Protocol):
 
 
 class Facts(NamedTuple):
-    """A session as the last commit left it, with its grant; the column order of the statements that read it."""
+    """A session as the last commit left it, with its grant; the column order of the statements that read it.
+
+    `minted_at` is known while the session is minted, `active_at` where the grant has an idle limit.
+    """
 
     session_id: int
     network_id: int
@@ -125,7 +128,7 @@ class Facts(NamedTuple):
     grant_id: int
     state: str
     mac: str | None
-    minted_at: datetime
+    minted_at: datetime | None
     active_at: datetime | None
     end_reason: str | None
     own_gateway: bool
@@ -141,7 +144,6 @@ class Facts(NamedTuple):
     period: str | None
     period_seconds: int | None
     period_bytes: int | None
-    started_at: datetime | None
     ends_at: datetime | None
     used_seconds: float
     used_down: int
@@ -205,7 +207,7 @@ def decide(facts: Facts, stage: str, now: datetime) -> Verdict:
         return STAYS
     if facts.state == "ended" and facts.end_reason != Reason.SILENT:
         return Verdict(Answer.DENY, Reason(facts.end_reason or Reason.UNKNOWN))
-    if facts.state == "minted" and now - facts.minted_at > TOKEN_LIFE:
+    if facts.minted_at is not None and now - facts.minted_at > TOKEN_LIFE:
         return Verdict(Answer.DENY, Reason.STALE_TOKEN)
     reason = exhausted(facts, now)
     if reason is not None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from typing import NamedTuple
 import gevent
 import psycopg2
 from gevent.event import Event
+from gevent.hub import Waiter
 from sqlalchemy import Connection
 
 from portal.access import Facts
@@ -33,6 +35,10 @@ log = logging.getLogger(__name__)
 
 # Growth beyond what the link carries since the last report is charged when it has had the time; this much is let pass.
 BURST_BYTES = 64 * 2**20
+# How exactly a deadline is kept.
+TICK_SECONDS = 0.02
+# Requests that go on in one callback. The loop looks at its sockets after fifty callbacks, at the latest.
+AT_ONCE = 5
 # The gateway itself pings every client once a cycle: 48 bytes each way that are no sign of a guest (seen on 1.3.0).
 PING_BYTES = 48
 
@@ -65,20 +71,39 @@ class Entry(NamedTuple):
 
 
 class Slot:
-    """A report that waits, with the requests that wait for it."""
+    """A report that waits, with the requests that wait for it. `came` is when, in monotonic seconds.
 
-    __slots__ = ("came", "done", "entry", "facts", "outcome")
+    `settled` says that nobody needs to wait any more; an outcome of Late, that the report is to be written still.
+    """
+
+    __slots__ = ("came", "entry", "facts", "outcome", "settled", "waiters")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.came = time.monotonic()
-        self.done = Event()
         self.facts: Facts | None = None
         self.outcome: type[Exception] | None = None
+        self.settled = False
+        self.waiters: list[Waiter[None]] = []
 
-    def settle(self, outcome: type[Exception] | None) -> None:
-        self.outcome = outcome
-        self.done.set()
+
+def settle(slots: Iterable[Slot], outcome: type[Exception] | None) -> None:
+    """Let those go on who wait for these reports. An event for each would cost three times as much."""
+    waiters: list[Waiter[None]] = []
+    for slot in slots:
+        slot.outcome = outcome
+        slot.settled = True
+        if slot.waiters:
+            waiters += slot.waiters
+            slot.waiters = []
+    run_callback = gevent.get_hub().loop.run_callback
+    for start in range(0, len(waiters), AT_ONCE):
+        run_callback(_resume, waiters[start : start + AT_ONCE])
+
+
+def _resume(waiters: Sequence[Waiter[None]]) -> None:
+    for waiter in waiters:
+        waiter.switch(None)
 
 
 LOCK = sql(
@@ -115,18 +140,17 @@ WRITE = sql(
     "ledger.write",
     """
     WITH report AS MATERIALIZED (
-        SELECT r.n, r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout,
+        SELECT r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout,
                r.every * INTERVAL '1 second' AS every,
                s.id AS named_id, s.activated_at,
                l.id AS line_id, COALESCE(l.session_id, s.id) AS owner_id,
                l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
-               l.at < h.restarted_at OR now() - l.at > r.silence * INTERVAL '1 second' AS armed,
+               l.at < h.restarted_at OR now() - l.at > (3 * r.every + 60) * INTERVAL '1 second' AS armed,
                CAST(r.rate * EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at)) + %(burst)s AS bigint) AS most
-          FROM unnest(CAST(%(n)s AS int[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
-                      CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]),
-                      CAST(%(up)s AS bigint[]), CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]),
-                      CAST(%(silence)s AS int[]), CAST(%(rate)s AS bigint[]))
-               AS r (n, token, gateway_id, mac, ip, down, up, logout, every, silence, rate)
+          FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
+                      CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]), CAST(%(up)s AS bigint[]),
+                      CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]), CAST(%(rate)s AS bigint[]))
+               AS r (token, gateway_id, mac, ip, down, up, logout, every, rate)
           JOIN session s
             ON s.token_hash = decode(r.token, 'hex')
            AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
@@ -144,7 +168,7 @@ WRITE = sql(
           FROM report
     ),
     step AS MATERIALIZED (
-        SELECT n, mac, ip, gateway_id, logout, every, named_id, owner_id, line_id, line_down, line_up,
+        SELECT mac, ip, gateway_id, logout, every, named_id, owner_id, line_id, line_down, line_up,
                down, up, counted, goes_on, starts_anew,
                CASE WHEN NOT counted THEN 0
                     WHEN goes_on THEN LEAST(down - COALESCE(line_down, 0), most)
@@ -246,12 +270,15 @@ WRITE = sql(
     """.replace("{ping}", str(PING_BYTES)),
 )
 
-# The facts of one session `d` as reported by `r`: the columns of access.Facts. sessions.py reads them the same way.
+# The facts of one session `d` as reported by `r`: the columns of access.Facts. sessions.py reads them the same way. A
+# moment that decides nothing is not read: each costs as much as five other columns.
 FACTS_COLUMNS = """
-    d.id, d.network_id, d.gateway_id, d.grant_id, d.state, d.mac, d.minted_at, d.active_at, d.end_reason,
+    d.id, d.network_id, d.gateway_id, d.grant_id, d.state, d.mac,
+    CASE WHEN d.state = 'minted' THEN d.minted_at END, CASE WHEN g.idle_seconds IS NOT NULL THEN d.active_at END,
+    d.end_reason,
     d.gateway_id = r.gateway_id, d.mac IS NULL OR d.mac = r.mac, b.blocked_until,
     g.seconds, g.clock, g.bytes, g.counts, g.devices, g.valid_until, g.idle_seconds,
-    g.period, g.period_seconds, g.period_bytes, g.started_at, g.ends_at, g.used_seconds, g.used_down, g.used_up,
+    g.period, g.period_seconds, g.period_bytes, g.ends_at, g.used_seconds, g.used_down, g.used_up,
     COALESCE(u.used_seconds, 0), CAST(COALESCE(u.used_down, 0) AS bigint), CAST(COALESCE(u.used_up, 0) AS bigint),
     g.revoked_at
 """
@@ -266,10 +293,10 @@ FACTS_JOINS = """
 READ = sql(
     "ledger.read",
     f"""
-    SELECT now(), r.n, {FACTS_COLUMNS}
-      FROM unnest(CAST(%(n)s AS int[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
-                  CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
-           AS r (n, token, gateway_id, mac, ip, repeats)
+    SELECT CASE WHEN r.n = 1 THEN now() END, r.n, {FACTS_COLUMNS}
+      FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
+                  CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
+           WITH ORDINALITY AS r (token, gateway_id, mac, ip, repeats, n)
       JOIN session s ON s.token_hash = decode(r.token, 'hex')
       LEFT JOIN counter_line l
         ON r.repeats AND s.state = 'ended' AND s.gateway_id = r.gateway_id
@@ -333,6 +360,9 @@ class Ledger:
         self._known: dict[str, Facts] = {}
         # Which token owns a list entry, as of the last commit that spoke of it.
         self._owners: dict[tuple[int, str, str], str] = {}
+        # Everything that has come within the deadline, so that one timer ends the waiting of all.
+        self._recent: deque[Slot] = deque()
+        self._clock = gevent.get_hub().loop.timer(TICK_SECONDS, TICK_SECONDS, ref=False)
         self._wake = Event()
         self._idle = Event()
         self._idle.set()
@@ -372,11 +402,13 @@ class Ledger:
         slot = self._queue.get(key)
         if slot is None:
             slot = Slot(entry)
-            if self.waiting >= self._lid:
-                slot.settle(Overloaded)
+            if len(self._queue) + len(self._later) >= self._lid:
+                settle([slot], Overloaded)
                 return slot
+            if not self._queue:
+                self._wake.set()
             self._queue[key] = slot
-            self._wake.set()
+            self._expect(slot)
             return slot
         if (folded := fold(slot.entry, entry)) is not None:
             slot.entry = folded
@@ -386,8 +418,9 @@ class Ledger:
             if (folded := fold(later.entry, entry)) is not None:
                 later.entry = folded
                 return later
-            later.settle(Late)
+            settle([later], Late)
         slot = self._later[key] = Slot(entry)
+        self._expect(slot)
         return slot
 
     def written(self, slot: Slot) -> Facts | None:
@@ -396,16 +429,33 @@ class Ledger:
         Raises Late when the commit is not confirmed within the deadline (counted from when the report came), or while
         the database is known to be away; the report is written later all the same. Overloaded and Rejected: never.
         """
-        if not slot.done.is_set():
+        if not slot.settled:
             if self.broken:
                 self.late += 1
                 raise Late
-            if not slot.done.wait(slot.came + self._deadline_s - time.monotonic()):
-                self.late += 1
-                raise Late
+            waiter: Waiter[None] = Waiter()
+            slot.waiters.append(waiter)
+            waiter.get()
         if slot.outcome is not None:
+            self.late += slot.outcome is Late
             raise slot.outcome
         return slot.facts
+
+    def _expect(self, slot: Slot) -> None:
+        """Let nobody wait for this report for longer than the deadline."""
+        if not self._recent:
+            self._clock.start(self._end_waits)
+        self._recent.append(slot)
+
+    def _end_waits(self) -> None:
+        due, overdue = time.monotonic() - self._deadline_s, []
+        while self._recent and self._recent[0].came <= due:
+            slot = self._recent.popleft()
+            if not slot.settled:
+                overdue.append(slot)
+        settle(overdue, Late)
+        if not self._recent:
+            self._clock.stop()
 
     def run(self) -> None:
         """Write batches for ever: the next one leaves when the last is committed. Supervised by the caller."""
@@ -437,11 +487,14 @@ class Ledger:
             self.broken = False
 
     def _remember(self, entry: Entry, facts: Facts) -> None:
-        self.learn(entry.token_hash, facts)
-        key = (entry.gateway_id, entry.mac, entry.ip)
+        token_hash, key = entry.token_hash, (entry.gateway_id, entry.mac, entry.ip)
+        self.learn(token_hash, facts)
+        online = facts.state == "active" and facts.own_gateway and facts.own_station
+        if online and self._owners.get(key) == token_hash:
+            return
         self._owners.pop(key, None)
-        if facts.state == "active" and facts.own_gateway and facts.own_station:
-            self._owners[key] = entry.token_hash
+        if online:
+            self._owners[key] = token_hash
             if len(self._owners) > self._lid:
                 del self._owners[next(iter(self._owners))]
 
@@ -451,13 +504,13 @@ class Ledger:
         return self.waiting
 
     def _take(self) -> list[Slot]:
-        keys = list(islice(self._queue, self._batch))
-        slots = [self._queue.pop(key) for key in keys]
-        if self._later:
-            for key in keys:
-                if (slot := self._later.pop(key, None)) is not None:
-                    self._queue[key] = slot
-        return slots
+        if len(self._queue) <= self._batch:
+            taken, self._queue = self._queue, {}
+        else:
+            taken = {key: self._queue.pop(key) for key in list(islice(self._queue, self._batch))}
+        for key in self._later.keys() & taken.keys():
+            self._queue[key] = self._later.pop(key)
+        return list(taken.values())
 
     def _requeue(self, slots: Sequence[Slot]) -> None:
         """Put reports back in front of younger ones. Their requests are answered from what is known."""
@@ -465,10 +518,11 @@ class Ledger:
         for slot in slots:
             entry = slot.entry
             key = (entry.gateway_id, entry.mac, entry.ip)
-            if slot.done.is_set():
+            if slot.settled and slot.outcome is not Late:
                 continue
-            slot.settle(Late)
+            settle([slot], Late)
             kept = self._queue[key] = Slot(entry)
+            self._expect(kept)
             if (newer := younger.pop(key, None)) is None:
                 continue
             if (folded := fold(kept.entry, newer.entry)) is not None:
@@ -476,7 +530,7 @@ class Ledger:
                 self._queue[key] = newer
             else:
                 if (latest := self._later.pop(key, None)) is not None:
-                    newer.settle(Late)
+                    settle([newer], Late)
                     newer = latest
                 self._later[key] = newer
         self._queue.update(younger)
@@ -496,7 +550,7 @@ class Ledger:
                 if len(slots) == 1:
                     self.rejected += 1
                     log.error("a report cannot be written", extra={"sqlstate": error.pgcode})
-                    slots[0].settle(Rejected)
+                    settle(slots, Rejected)
                     return
                 middle = len(slots) // 2
                 self._commit(slots[:middle])
@@ -509,17 +563,16 @@ class Ledger:
             cursor.execute(BATCH, arrays([slot.entry for slot in slots]))
             rows = cursor.fetchall()
         for row in rows:
-            slot = slots[row[1]]
+            slot = slots[row[1] - 1]
             slot.facts = Facts._make(row[2:])
             self._remember(slot.entry, slot.facts)
-        if rows:
-            self._store.clock.observe(rows[0][0], started, started)
+            if row[0] is not None:
+                self._store.clock.observe(row[0], started, started)
         self.committed += len(slots)
         self.batches += 1
         self.last_batch = len(slots)
         self.last_commit_s = time.monotonic() - started
-        for slot in slots:
-            slot.done.set()
+        settle(slots, None)
 
 
 def roll_usage(db: Connection, now: datetime, most: int = 500) -> int:
@@ -553,27 +606,23 @@ def arrays(entries: Sequence[Entry]) -> dict[str, str | int]:
     Every text in an entry is hexadecimal, a MAC or an IP by the wire's grammar, so none needs quoting inside.
     """
 
-    def column(values: list[str]) -> str:
+    def column(values: Iterable[str]) -> str:
         return "{" + ",".join(values) + "}"
 
-    def number(value: int | None) -> str:
-        return "NULL" if value is None else str(value)
+    def counters(values: Iterable[int | None]) -> str:
+        return column(["NULL" if value is None else str(value) for value in values])
 
-    def flag(value: bool) -> str:
-        return "t" if value else "f"
-
+    token, gateway, mac, ip, down, up, logout, repeats, every, rate = zip(*entries, strict=True)
     return {
-        "n": column([str(n) for n in range(len(entries))]),
-        "token": column([entry.token_hash for entry in entries]),
-        "gateway": column([str(entry.gateway_id) for entry in entries]),
-        "mac": column([entry.mac for entry in entries]),
-        "ip": column([entry.ip or '""' for entry in entries]),
-        "down": column([number(entry.down) for entry in entries]),
-        "up": column([number(entry.up) for entry in entries]),
-        "logout": column([flag(entry.logout) for entry in entries]),
-        "repeats": column([flag(entry.repeats) for entry in entries]),
-        "every": column([str(entry.interval_seconds) for entry in entries]),
-        "silence": column([str(3 * entry.interval_seconds + 60) for entry in entries]),
-        "rate": column([str(entry.link_bytes_per_second) for entry in entries]),
+        "token": column(token),
+        "gateway": column(map(str, gateway)),
+        "mac": column(mac),
+        "ip": column([one or '""' for one in ip]),
+        "down": counters(down),
+        "up": counters(up),
+        "logout": column(map(str, logout)),
+        "repeats": column(map(str, repeats)),
+        "every": column(map(str, every)),
+        "rate": column(map(str, rate)),
         "burst": BURST_BYTES,
     }
