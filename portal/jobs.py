@@ -1,8 +1,8 @@
 """Background loops around plain functions.
 
-Promises: a loop never dies in silence. One that fails logs its traceback, counts, backs off and is started again;
-one that is given up on ends the process with a non-zero status, through `on_lost`. Work that one process should do for all
-holds a lease in the `job` table while it runs. The loops know no rules: what they call can be called, and tested, alone.
+Promises: a loop never dies in silence. One that fails logs its traceback, counts, backs off and is started again; one
+that is given up on ends the process with a non-zero status, through `on_lost`. Work that one process should do for all
+holds a lease in the `job` table while it runs. The loops know no rules: what they call can be called alone, and tested.
 """
 
 from __future__ import annotations

@@ -255,10 +255,7 @@ _CALLS: Final = {
     "messages": Route.MESSAGE,
 }
 _USUAL: Final = {
-    f"{prefix}{name}{slash}": route
-    for name, route in _CALLS.items()
-    for prefix in PREFIXES
-    for slash in ("", "/")
+    f"{prefix}{name}{slash}": route for name, route in _CALLS.items() for prefix in PREFIXES for slash in ("", "/")
 }
 
 

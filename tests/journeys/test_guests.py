@@ -117,6 +117,8 @@ def test_data_that_is_used_up_cuts_off_and_is_told_with_its_figures(house: House
 
     phone.page.reload()
     assert phone.title == "This code is used up"
+    assert "Nearly used up" not in phone.says
+    assert "Keep your code" not in phone.says
     phone.opens()
     assert phone.title == "Connect to the internet", "caught again"
     phone.types_code(code)

@@ -23,7 +23,7 @@ from portal.operators import Role
 from portal.web.desk.forms import Form
 from portal.web.desk.frame import Link, Tab, clock_of, here, show, to
 from portal.web.desk.terms import State
-from portal.web.desk.words import Clock, many, span
+from portal.web.desk.words import Clock, many, size, span
 from portal.web.guards import Route, Visit, Who
 
 DIALECTS: Final = (("classic", "WiFiDog 1.x"), ("apfree", "apfree WiFiDog"))
@@ -263,7 +263,7 @@ def _health(health: Health, clock: Clock) -> list[tuple[str, str]]:
     if health.sys_load is not None:
         facts.append(("Load", f"{health.sys_load:.2f}"))
     if health.sys_memfree is not None:
-        facts.append(("Memory free", f"{health.sys_memfree / 1000:.1f} MB"))
+        facts.append(("Memory free", size(health.sys_memfree * 1000)))
     if health.sys_uptime is not None:
         facts.append(("Router up", span(health.sys_uptime)))
     if health.wifidog_uptime is not None:

@@ -225,13 +225,20 @@ def _network_form(visit: Visit, form: Form, status: int = 200) -> Response:
         status,
         title="Splash" if network else "New network",
         form=form,
-        zones=[(name, name.replace("_", " ")) for name in sorted(available_timezones()) if _is_place(name)],
+        zones=_zones(form.value("time_zone")),
         languages=list(LANGUAGES.items()),
         click_plans=[("", "not offered"), *((plan.id, f"yes: {plan.name}") for plan in offered)],
         has_logo=mark is not None,
         logo=look.logo_name(network.id, mark) if network and mark else "",
         terms_version=network.terms_version if network else 1,
     )
+
+
+def _zones(present: str) -> list[tuple[str, str]]:
+    """The zones to choose from, with the present one whatever its name: saving the page must not move the network."""
+    return [
+        (name, name.replace("_", " ")) for name in sorted(available_timezones()) if _is_place(name) or name == present
+    ]
 
 
 def _is_place(zone: str) -> bool:

@@ -104,7 +104,8 @@ class Statuses:
             Frame(words.status_title(grant, notice, online, now), (("s", self._reception.link_value(viewer, now)),)),
             Status(
                 title=translated("You are online") if online else translated("What is left"),
-                meters=words.meters(grant, now),
+                # A notice that says what is used up has its own meter, and the code is none to keep any more.
+                meters=[] if notice is not None and notice.meter_note else words.meters(grant, now),
                 as_of=words.as_of(now),
                 refresh=self._reception.link(viewer, now),
                 online=online,
@@ -115,7 +116,7 @@ class Statuses:
                     self._reception.device(each, own, order, now) for each, order in zip(sharing, orders, strict=True)
                 ],
                 devices_title=words.devices_title(grant, len(sharing)),
-                code=code,
+                code=code if grant.exhausted(now) is None else "",
                 own_end=self._reception.sign(ORDER, now, grant.id, own.id) if own is not None and online else "",
                 own_order=words.sign_out_this(own.device) if own is not None else "",
                 hint=words.sign_out_hint(grant, now),

@@ -130,6 +130,12 @@ def test_a_change_of_the_terms_makes_the_next_version_and_nothing_else_does(offi
     assert found(office).support == ""
 
 
+def test_a_time_zone_by_a_name_that_is_not_offered_stays_the_chosen_one(office: Office, ana: Browser) -> None:
+    office.network("etc", "At sea", time_zone="Etc/GMT+3")
+    assert '<option value="Etc/GMT+3" selected>' in ana.opens("/desk/networks/etc/splash").html
+    assert "Etc/" not in ana.opens("/desk/new-network").html
+
+
 def test_the_ways_in_are_opened_and_closed(office: Office, ana: Browser, linde: Network) -> None:
     plan = office.plan(linde, "An hour", minutes=60)
     form = {"name": "Hotel Linde", **PLACE, "accounts": "yes", "click_plan": str(plan.id)}
