@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,14 +67,20 @@ class Truth:
 
     def __init__(self) -> None:
         self.rows: dict[Key, Reported] = {}
+        self._used: Counter[str] = Counter()
 
     def of(self, key: Key) -> Reported:
         """The row of an entry, made when it is first asked for."""
         return self.rows.setdefault(key, Reported())
 
+    def report(self, key: Key, down: int, up: int) -> None:
+        """So much more was reported."""
+        self.of(key).reported.add(down, up)
+        self._used[key.code] += down + up
+
     def used(self, code: str) -> int:
         """The bytes reported under a code, both directions."""
-        return sum(row.reported.total for key, row in self.rows.items() if key.code == code)
+        return self._used[code]
 
     def write(self, path: Path) -> None:
         """As CSV, for whoever reconciles it later."""
@@ -89,20 +96,24 @@ def read_truth(path: Path) -> Truth:
     """The inverse of `Truth.write`."""
     truth = Truth()
     for row in rows_of(path, COLUMNS):
-        one = truth.of(Key(row["gw_id"], row["mac"], row["ip"], row["code"]))
-        one.reported.add(int(row["reported_down"]), int(row["reported_up"]))
-        one.answered.add(int(row["answered_down"]), int(row["answered_up"]))
+        key = Key(row["gw_id"], row["mac"], row["ip"], row["code"])
+        truth.report(key, int(row["reported_down"]), int(row["reported_up"]))
+        truth.of(key).answered.add(int(row["answered_down"]), int(row["answered_up"]))
     return truth
 
 
-def rows_of(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
+def rows_of(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """The rows of a CSV file with a head. Raises ValueError, naming the file, when a column is missing."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: expected a first line that names the column {', '.join(missing)}")
-        yield from reader
+    return rows_in(path.read_text(), columns, str(path))
+
+
+def rows_in(text: str, columns: Iterable[str], name: str) -> list[dict[str, str]]:
+    """The rows of CSV with a head, which came from what is called `name`. Raises ValueError as `rows_of` does."""
+    reader = csv.DictReader(text.splitlines())
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"{name}: expected a first line that names the column {', '.join(missing)}")
+    return list(reader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,21 +255,14 @@ class Gateway:
 
     def sent(self, entry: Entry, down: int, up: int) -> None:
         """A report with these totals was sent whole."""
-        self._grow(entry, entry.sent, self._row(entry).reported, down, up)
+        self._truth.report(self._key(entry), *_beyond(entry.sent, down, up))
 
     def answered(self, entry: Entry, down: int, up: int) -> None:
         """A report with these totals got a real answer."""
-        self._grow(entry, entry.answered, self._row(entry).answered, down, up)
+        self._truth.of(self._key(entry)).answered.add(*_beyond(entry.answered, down, up))
 
-    def _row(self, entry: Entry) -> Reported:
-        return self._truth.of(Key(self.gw_id, entry.guest.mac, entry.ip, entry.guest.code.code))
-
-    @staticmethod
-    def _grow(entry: Entry, mark: Sum, booked: Sum, down: int, up: int) -> None:
-        del entry
-        more = max(0, down - mark.down), max(0, up - mark.up)
-        mark.add(*more)
-        booked.add(*more)
+    def _key(self, entry: Entry) -> Key:
+        return Key(self.gw_id, entry.guest.mac, entry.ip, entry.guest.code.code)
 
     # The guests
 
@@ -288,16 +292,26 @@ class Gateway:
         return wire.classic_request(target, self.server.host)
 
 
+def _beyond(mark: Sum, down: int, up: int) -> tuple[int, int]:
+    """By how much totals exceed the largest before them, which they become."""
+    more = max(0, down - mark.down), max(0, up - mark.up)
+    mark.add(*more)
+    return more
+
+
 def next_address(ip: str) -> str:
     """Another address of the same LAN, out of a range of its own for each lease."""
     first, second, third, fourth = ip.split(".")
     return f"{first}.{(int(second) + 1) % 256}.{third}.{fourth}"
 
 
-def populate(gateways: list[Gateway], codes: list[Code], guests: int, draw: random.Random) -> list[Guest]:
+def populate(
+    gateways: list[Gateway], codes: list[Code], guests: int, draw: random.Random, mark: int = 0
+) -> list[Guest]:
     """Guests, spread over the gateways; a code for several devices is given to that many at the same gateway.
 
-    Fewer than `guests` when there are not enough codes.
+    Fewer than `guests` when there are not enough codes. `mark` (16 bits) stands in every MAC: no two runs against one
+    server share a list entry.
     """
     made: list[Guest] = []
     for number, code in enumerate(codes):
@@ -306,18 +320,10 @@ def populate(gateways: list[Gateway], codes: list[Code], guests: int, draw: rand
             if len(made) == guests:
                 return made
             place = len(made)
-            mac = f"02:4c:{place >> 24 & 255:02x}:{place >> 16 & 255:02x}:{place >> 8 & 255:02x}:{place & 255:02x}"
+            tail = f"{place >> 16 & 255:02x}:{place >> 8 & 255:02x}:{place & 255:02x}"
+            mac = f"02:{mark >> 8 & 255:02x}:{mark & 255:02x}:{tail}"
             ip = f"10.0.{place >> 8 & 255}.{place & 255}"
             guest = Guest(place, code, mac, ip, rate=min(draw.lognormvariate(10, 1.2), 1e6))
             gateway.guests.append(guest)
             made.append(guest)
     return made
-
-
-def totals(truth: Truth) -> Mapping[str, int]:
-    """For the table: entries, codes and bytes reported."""
-    return {
-        "entries": len(truth.rows),
-        "codes": len({key.code for key in truth.rows}),
-        "bytes": sum(row.reported.total for row in truth.rows.values()),
-    }

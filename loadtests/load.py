@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import harness, plots
+from loadtests.day import DAYS
 from loadtests.fleet import Truth, read_truth
 from loadtests.harness import OUT, ROOT, Program, Run, Sampler, Usage, answers, database, free_port, header, save, say
 from loadtests.reconcile import (
@@ -36,7 +37,6 @@ from loadtests.reconcile import (
     charged_entries,
     read_charged,
 )
-from loadtests.shapes import SHAPES
 from loadtests.workload import Outcome
 from portal import gateways, networks, operators, vouchers
 from portal.keys import Keyring
@@ -87,7 +87,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guests", type=int, default=1000, help="how many guests (1000)")
     parser.add_argument("--operators", type=int, default=2, help="how many at the desk (2)")
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between two polls of a guest (10)")
-    parser.add_argument("--shape", default="steady", choices=list(SHAPES), help="what the day looks like (steady)")
+    parser.add_argument("--shape", default="steady", choices=list(DAYS), help="what the day looks like (steady)")
     parser.add_argument("--keep", action="store_true", help="keep a dated summary in loadtests/results")
     parser.add_argument("--out", type=Path, default=OUT, help="where report.html and the other files go")
     remote = parser.add_argument_group("a server elsewhere")
@@ -227,9 +227,8 @@ def reconcile(asked: argparse.Namespace, target: Target | None) -> list[Balance]
         return own_books(truth, target.store, target.keyring)
     if not asked.charged:
         return []
-    with (asked.out / "charged.csv").open("wb") as output:
-        subprocess.run(asked.charged, shell=True, check=True, stdout=output)  # noqa: S602 - the person's own command
-    return [balance("list entries", by_entry(truth), read_charged(asked.out / "charged.csv"))]
+    told = subprocess.run(asked.charged, shell=True, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S602 - theirs
+    return [balance("list entries", by_entry(truth), read_charged(told.stdout, truth))]
 
 
 def own_books(truth: Truth, store: Store, keyring: Keyring) -> list[Balance]:
@@ -397,7 +396,7 @@ def main(words: Sequence[str] | None = None) -> int:
             target = stack.enter_context(own_server(asked, run.cores))
         what = (
             f"{asked.minutes:g} minutes, {asked.gateways} gateways, {asked.guests} guests, {asked.operators} at the "
-            f"desk, a poll of each guest every {asked.interval:g} s; shape: {SHAPES[asked.shape].title}"
+            f"desk, a poll of each guest every {asked.interval:g} s; shape: {DAYS[asked.shape].title}"
         )
         say(what)
         measured, usage = run_locust(asked, target, run.cores)

@@ -21,6 +21,7 @@ import logging
 import os
 import random
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -39,18 +40,9 @@ from gevent.pool import Group
 from locust import User, events, task
 from locust.env import Environment
 
+from loadtests.day import Day, Leave, Visit
 from loadtests.fleet import Entry, Gateway, Guest, Truth, populate, read_codes, read_keys
-from loadtests.shapes import (
-    HEAD_START,
-    SHAPES,
-    AfterAnOutage,
-    Leave,
-    OpeningHour,
-    Shape,
-    SlowGateways,
-    SteadyDay,
-    Visit,
-)
+from loadtests.shapes import HEAD_START, SHAPES, AfterAnOutage, OpeningHour, Shape, SlowGateways, SteadyDay
 from loadtests.workload import Latencies, Outcome
 from portal.emulator import browser, wire
 
@@ -89,7 +81,7 @@ class World:
     """Everything of one run. Moments are seconds since `began`, a monotonic clock."""
 
     environment: Environment
-    shape: Shape
+    day: Day
     seconds: float
     interval: float
     browsers: str
@@ -260,7 +252,7 @@ class GatewayOnItsClock(User):
     def on_start(self) -> None:
         self.run_of = world()
         self.gateway = self.run_of.waiting.pop()
-        self.dark = self.run_of.shape.dark(self.run_of.seconds)
+        self.dark = self.run_of.day.dark(self.run_of.seconds)
         # Spread over the interval, as clocks that nobody has set.
         self.due = self.run_of.interval * (self.run_of.gateways.index(self.gateway) / len(self.run_of.gateways))
         self.run_of.wait_until(self.due)
@@ -321,7 +313,7 @@ class Crowd(User):
     def on_start(self) -> None:
         self.run_of = world()
         self.house = {guest.number: gateway for gateway in self.run_of.gateways for guest in gateway.guests}
-        visits = self.run_of.shape.visits(len(self.run_of.guests), self.run_of.seconds)
+        visits = self.run_of.day.visits(len(self.run_of.guests), self.run_of.seconds)
         self.todo = moments(visits)
         self.busy = Group()
         self.sampled = 0.0
@@ -531,8 +523,8 @@ def begin(environment: Environment, **_others: object) -> None:
         server = wire.auth_server(given.router_url or host, path="/", key=key)
         gateways.append(Gateway(gw_id, server, given.interval, truth, random.Random(gw_id)))  # noqa: S311
     for number, gateway in enumerate(gateways):
-        gateway.slow = number < shape.slow * len(gateways)
-    guests = populate(gateways, read_codes(Path(given.codes)), given.guests, draw)
+        gateway.slow = number < shape.day.slow * len(gateways)
+    guests = populate(gateways, read_codes(Path(given.codes)), given.guests, draw, secrets.randbits(16))
     operators = []
     if given.desk:
         with Path(given.desk).open(newline="") as file:
@@ -542,11 +534,11 @@ def begin(environment: Environment, **_others: object) -> None:
     GatewayOnItsClock.fixed_count, Desk.fixed_count = len(gateways), len(operators)
     Desk.weight = 1 if operators else 0
     run = World(
-        environment, shape, shape.seconds, given.interval, host + "/", gateways, guests, operators, truth,
+        environment, shape.day, shape.seconds, given.interval, host + "/", gateways, guests, operators, truth,
         Path(given.out), began=time.monotonic() + HEAD_START, waiting=list(gateways), at_the_desk=list(operators),
     )  # fmt: skip
     WORLD[:] = [run]
-    log.info("%s: %d gateways, %d guests, %d at the desk", shape.title, len(gateways), len(guests), len(operators))
+    log.info("%s: %d gateways, %d guests, %d at the desk", shape.day.title, len(gateways), len(guests), len(operators))
 
 
 @events.test_stop.add_listener
@@ -578,7 +570,7 @@ def measured(run: World) -> dict[str, Any]:
     usage = os.times()
     late = run.lag.percentile(0.99)
     return {
-        "shape": run.shape.title,
+        "shape": run.day.title,
         "seconds": run.seconds,
         "interval": run.interval,
         "gateways": len(run.gateways),

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from loadtests.fleet import Key, Reported, Sum, Truth, rows_of
+from loadtests.fleet import Key, Reported, Sum, Truth, rows_in
 
 CHARGED = """
 SELECT g.gw_id, l.mac, l.ip, SUM(l.down) AS charged_down, SUM(l.up) AS charged_up
@@ -116,6 +115,7 @@ def charged_entries(rows: Iterable[Mapping[str, object]]) -> dict[str, tuple[int
     }
 
 
-def read_charged(path: Path) -> dict[str, tuple[int, int]]:
-    """The same from a CSV file that another machine printed."""
-    return charged_entries(rows_of(path, COLUMNS))
+def read_charged(text: str, truth: Truth) -> dict[str, tuple[int, int]]:
+    """The same from CSV that another machine printed; of this run's devices only, since others may be online there."""
+    ours = {key.mac for key in truth.rows}
+    return charged_entries(row for row in rows_in(text, COLUMNS, "what --charged printed") if row["mac"] in ours)
