@@ -104,7 +104,7 @@ def draw_days(days: Sequence[Bucket], clock: Clock, now_label: str) -> Chart | N
         (),
         clock,
         each="day",
-        x_labels=[clock.day(days[index].since) for index in marks],
+        x_labels=[clock.date(days[index].since) for index in marks],
         now_label=now_label,
         then_label="",
         name=lambda each: clock.day(each.since),

@@ -178,6 +178,11 @@ class Clock:
         year = "" if here.year == self.today.year else f" {here.year}"
         return f"{here.day} {_MONTHS[here.month - 1]}{year}"
 
+    def date(self, moment: datetime) -> str:
+        """A day under a picture: "4 May", "21 Nov"."""
+        here = self.local(moment)
+        return f"{here.day} {_MONTHS[here.month - 1][:3]}"
+
     def heading(self) -> str:
         """Today, as the title of a page: "Thursday, 14 May"."""
         here = self.local(self.now)
