@@ -72,8 +72,9 @@ class Minute:
 class Steady:
     """Polls at a fixed rate, in turn over all guests; latency counts from the moment each was due."""
 
-    def __init__(self, port: int, guests: list[seed.Guest], rate: float) -> None:
-        self._port, self._guests, self._rate = port, guests, rate
+    def __init__(self, port: int, guests: list[seed.Guest], rate: float, first: int = 0) -> None:
+        """`first` is how often each guest has been polled before, at most, since counters only grow."""
+        self._port, self._guests, self._rate, self._first = port, guests, rate, first
         self._lock = threading.Lock()
         self._number = 0
         self._over = False
@@ -98,10 +99,10 @@ class Steady:
                 self.latencies.add(time.monotonic() - due)
 
     def _poll(self, turn: int, number: int) -> bool:
-        guest = self._guests[number]
+        guest, turn = self._guests[number], turn + self._first + 1
         request = (
             f"GET /auth/?k={guest.key}&stage=counters&ip={guest.ip}&mac={guest.mac}&token={guest.token}"
-            f"&incoming={(turn + 1) * 1000}&outgoing={(turn + 1) * 100}&gw_id={guest.gw_id} HTTP/1.0\r\n\r\n"
+            f"&incoming={turn * 1000}&outgoing={turn * 100}&gw_id={guest.gw_id} HTTP/1.0\r\n\r\n"
         )
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=10) as connection:

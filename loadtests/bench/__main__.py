@@ -1,0 +1,314 @@
+"""`make bench`: committed polls a second and what each costs, the product beside its alternatives, in one run.
+
+    python -m loadtests.bench [--quick] [--keep] [--seconds 5] [--rounds 2]
+
+Every contender gets the same database, the same polls and the same cores: the server alone on one, PostgreSQL and the
+generator on the other. Polls are those of routers, HTTP/1.0 and close, and once more on kept connections. Each is
+measured in turn, round by round, so that a machine whose speed drifts treats all alike; the ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from loadtests import harness, seed
+from loadtests.bench.polls import Order, Yield
+from loadtests.harness import OUT, RESULTS, ROOT, Cores, Program, Run, header, save, say
+from loadtests.soak import Steady
+from portal.keys import Keyring
+from portal.store.embedded import Postgres, find_programs
+from portal.store.migrations import migrate
+
+AT_ONCE = 64
+MARK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A server to measure: what it is, in words, how it is started, and the connections of one of its processes."""
+
+    name: str
+    says: str
+    command: Callable[[int], list[str]]
+    pool: int = 10
+
+
+@dataclass
+class Figures:
+    """What was measured of one contender with one kind of connection, a value a round."""
+
+    rate: list[float] = field(default_factory=list)
+    server: list[float] = field(default_factory=list)  # CPU seconds for 1,000 polls
+    postgres: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)
+    p95: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    worst: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # MiB, shared pages shared out
+    errors: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cpu(self) -> float:
+        return statistics.median(self.server) + statistics.median(self.postgres)
+
+
+def python(*words: str) -> Callable[[int], list[str]]:
+    return lambda port: [sys.executable, *words, str(port)]
+
+
+def uvicorn(application: str) -> Callable[[int], list[str]]:
+    flags = ["--factory", "--host", "127.0.0.1", "--no-access-log", "--log-level", "warning", "--backlog", "4096"]
+    flags += ["--loop", "uvloop", "--http", "httptools"]
+    return lambda port: [sys.executable, "-m", "uvicorn", *flags, "--port", str(port), application]
+
+
+def gunicorn(port: int) -> list[str]:
+    flags = ["--worker-class", "gthread", "--workers", "10", "--threads", "5", "--backlog", "4096"]
+    return [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *flags, "loadtests.bench.orm:create()"]
+
+
+CONTENDERS = (
+    Contender("gatepost", "Gatepost: counter line, session and grant, committed", lambda _: [sys.executable, "serve.py"]),
+    Contender("ok", "a bare answer on our own front door", python("-m", "gevent.monkey", "--module", "loadtests.bench.ok")),
+    Contender(
+        "orm", "one ORM transaction per poll on our own front door (session row)",
+        python("-m", "gevent.monkey", "--module", "loadtests.bench.orm"),
+    ),
+    Contender("gthread", "the same under Gunicorn gthread 10 × 5", gunicorn, pool=5),
+    Contender("row", "FastAPI + asyncpg, one row one by one (session row)", uvicorn("loadtests.bench.rewrite:row")),
+    Contender("rows", "FastAPI + asyncpg, all three rows one by one", uvicorn("loadtests.bench.rewrite:rows")),
+    Contender("batch", "FastAPI + asyncpg with our group commit", uvicorn("loadtests.bench.rewrite:batch")),
+)  # fmt: skip
+QUICK = ("gatepost", "ok", "orm")
+
+
+class Bench:
+    """A seeded database, and what has been measured on it."""
+
+    def __init__(self, postgres: Postgres, cores: Cores, state: Path, guests: list[seed.Guest]) -> None:
+        self.postgres, self.cores, self.state, self.guests = postgres, cores, state, guests
+        self._list = OUT / "bench-guests"
+        seed.write(guests, self._list)
+        self._round = 0
+
+    @contextlib.contextmanager
+    def serving(self, contender: Contender) -> Iterator[tuple[Program, int]]:
+        port = harness.free_port()
+        env = {
+            "BENCH_DATABASE": self.postgres.url,
+            "BENCH_POOL": str(contender.pool),
+            "PORTAL_DATABASE__URL": self.postgres.url,
+            "PORTAL_STATE_DIR": str(self.state),
+            "PORTAL_SERVER__HOST": "127.0.0.1",
+            "PORTAL_SERVER__PORT": str(port),
+        }
+        alive = harness.answers(port, "/healthz") if contender.name == "gatepost" else harness.accepts(port)
+        name = f"bench-{contender.name}"
+        with Program(name, contender.command(port), self.cores.server, alive, env) as program:
+            yield program, port
+
+    def measure(self, program: Program, port: int, figures: Figures, *, live: int, keep: bool, seconds: float) -> None:
+        order = Order(port, str(self._list), live, AT_ONCE, 0.5, seconds, keep, self._round)
+        before = self._cpu(program)
+        polls = self._generated(order)
+        used = [now - then for now, then in zip(self._cpu(program), before, strict=True)]
+        self._round += polls.sent // live + 1
+        figures.rate.append(polls.rate)
+        figures.server.append(used[0] / polls.sent * 1000)
+        figures.postgres.append(used[1] / polls.sent * 1000)
+        for share, values in ((0.5, figures.p50), (0.95, figures.p95), (0.99, figures.p99)):
+            values.append((polls.latencies.percentile(share) or 0.0) * 1000)
+        figures.worst.append(polls.latencies.longest * 1000)
+        figures.memory.append(harness.cost(program.pid).pss / 2**20)
+        for word, count in polls.errors.items():
+            figures.errors[word] = figures.errors.get(word, 0) + count
+
+    def _cpu(self, program: Program) -> tuple[float, float]:
+        return harness.cpu_seconds(harness.tree(program.pid)), harness.cpu_seconds(harness.tree(self.postgres.pid))
+
+    def _generated(self, order: Order) -> Yield:
+        command = [sys.executable, "-m", "loadtests.bench.polls"]
+        with harness.pinned(self.cores.load):
+            done = subprocess.run(
+                command, input=json.dumps(asdict(order)), cwd=ROOT, capture_output=True, text=True, check=False
+            )
+        if done.returncode:
+            raise harness.NotReady(f"the generator failed: {done.stderr[-1000:]}")
+        return Yield.from_json(json.loads(done.stdout))
+
+    def paced(self, port: int, rate: float, seconds: float) -> dict[str, float]:
+        """Latencies in ms at a steady rate, from the moment each poll was due."""
+        with harness.pinned(self.cores.load):
+            steady = Steady(port, self.guests[-5000:], rate, first=self._round)
+            time.sleep(1)
+            steady.taken()
+            time.sleep(seconds)
+            polls, errors, latencies = steady.taken()
+            steady.stop()
+        self._round += int(rate * (seconds + 2)) // 5000 + 1
+        found = {f"p{round(share * 100)}": (latencies.percentile(share) or 0.0) * 1000 for share in (0.5, 0.95, 0.99)}
+        return found | {"max": latencies.longest * 1000, "polls": polls, "errors": errors}
+
+    def pgbench(self, seconds: int) -> float:
+        """Transactions a second of the session row's update alone, by PostgreSQL's own load generator."""
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+            script.write(f"\\set id random(1, {min(10_000, len(self.guests))})\n")
+            script.write(
+                "UPDATE session SET used_down = used_down + 1000, used_up = used_up + 100, reported_at = now() "
+                "WHERE id = :id AND state = 'active';\n"
+            )
+            script.flush()
+            command = [str(find_programs() / "pgbench"), "-n", "-c", "16", "-T", str(seconds), "-f", script.name]
+            done = subprocess.run(
+                [*command, "-M", "prepared", self.postgres.url], capture_output=True, text=True, check=False
+            )
+        found = re.search(r"tps = ([\d.]+)", done.stdout)
+        return float(found.group(1)) if found else 0.0
+
+
+def ratios(found: dict[str, dict[str, Figures]]) -> list[tuple[str, str, str]]:
+    """The lines of the promise that can be told from these figures: what, how much, what it must be."""
+
+    def rate(name: str, kind: str = "close") -> float:
+        return statistics.median(found[name][kind].rate)
+
+    lines = []
+    if "row" in found:
+        lines.append(
+            ("polls/s, against FastAPI + asyncpg one row by one", f"{rate('gatepost') / rate('row'):.2f} ×", "2 ×")
+        )
+    if "rows" in found:
+        lines.append(("the same writing all three rows", f"{rate('gatepost') / rate('rows'):.2f} ×", ""))
+    if "batch" in found:
+        share = rate("gatepost") / rate("batch")
+        lines.append(("against FastAPI + asyncpg with the same group commit", f"{share:.2f} ×", "1 ×"))
+    share = rate("gatepost") / rate("ok")
+    lines.append(("against a bare answer on our own server", f"{share:.0%}", "65 %"))
+    share = rate("gatepost", "keep") / rate("ok", "keep")
+    lines.append(("the same on kept connections", f"{share:.0%}", ""))
+    lines.append(
+        ("against one ORM transaction per poll on our own server", f"{rate('gatepost') / rate('orm'):.2f} ×", "")
+    )
+    if "gthread" in found:
+        cost = found["gatepost"]["close"].cpu / found["gthread"]["close"].cpu
+        lines.append(
+            ("CPU for 1,000 polls (server + PostgreSQL), against Gunicorn gthread + ORM", f"{cost:.2f}", "0.33")
+        )
+    return lines
+
+
+def table(found: dict[str, dict[str, Figures]]) -> str:
+    """Every contender's figures, medians over the rounds."""
+    lines = [
+        "| server | connection | polls/s | CPU s per 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for contender in CONTENDERS:
+        for kind, f in found.get(contender.name, {}).items():
+            median = statistics.median
+            times = " / ".join(f"{median(values):.1f}" for values in (f.p50, f.p95, f.p99, f.worst))
+            lines.append(
+                f"| {contender.says} | {kind} | {median(f.rate):,.0f} | {median(f.server):.3f}, {median(f.postgres):.3f} "
+                f"| {times} | {median(f.memory):.0f} | {sum(f.errors.values())} |"
+            )
+    return "\n".join(lines)
+
+
+def longest_stall(port: int) -> float:
+    """The longest stall of the product's loop so far, in ms, as it measures it itself."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        found = re.search(rb"^gatepost_loop_longest_stall_seconds ([\d.e-]+)", answer.read(), re.M)
+    return float(found.group(1)) * 1000 if found else 0.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small database and three contenders, in a minute")
+    parser.add_argument("--keep", action="store_true", help="write the result into loadtests/results and its README")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each measurement takes")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each contender has its turn")
+    options = parser.parse_args()
+    harness.end_on_sigterm()
+    began = datetime.datetime.now(datetime.UTC)
+    run = Run(" ".join(["python -m loadtests.bench", *sys.argv[1:]]))
+    cores, state = run.cores, OUT / "state-bench"
+    shutil.rmtree(state, ignore_errors=True)
+    online, ended = (2_000, 10_000) if options.quick else (100_000, 1_000_000)
+    chosen = [contender for contender in CONTENDERS if not options.quick or contender.name in QUICK]
+    found: dict[str, dict[str, Figures]] = {c.name: {"close": Figures(), "keep": Figures()} for c in chosen}
+    more: dict[str, Any] = {}
+    with harness.database("bench", cores.load, 150) as postgres:
+        migrate(postgres.url)
+        say(f"seeding {online:,} sessions online and {ended:,} ended ones")
+        bench = Bench(postgres, cores, state, seed.town(
+            postgres.superuser_url, Keyring.load_or_create(state), online=online, ended=ended
+        ))  # fmt: skip
+        live = min(10_000, online)
+        for number in range(1 if options.quick else options.rounds):
+            for contender in chosen:
+                with bench.serving(contender) as (program, port):
+                    if contender.name == "gatepost" and number == 0:
+                        more["idle_mib"] = harness.cost(program.pid).pss / 2**20
+                    for kind, figures in found[contender.name].items():
+                        bench.measure(program, port, figures, live=live, keep=kind == "keep", seconds=options.seconds)
+                        say(f"round {number + 1}  {contender.name:9} {kind:5} {figures.rate[-1]:8,.0f} polls/s")
+        with bench.serving(CONTENDERS[0]) as (program, port):
+            for size in (100, 100_000):
+                if size <= online:
+                    figures = Figures()
+                    bench.measure(program, port, figures, live=size, keep=False, seconds=options.seconds)
+                    more[f"polls/s with {size:,} live"] = figures.rate[0]
+            more["at 500/s, ms"] = bench.paced(port, 500, 3 if options.quick else 15)
+            more["longest stall of the loop, ms"] = longest_stall(port)
+            more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
+        more["pgbench, session row alone, tps"] = bench.pgbench(3 if options.quick else 8)
+    facts = run.facts()
+    told = [header(facts), "", table(found), ""]
+    told += [
+        f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip() for what, value, must in ratios(found)
+    ]
+    told += [f"{what}: {_plain(value)}" for what, value in more.items()]
+    say("\n" + "\n".join(told))
+    if options.keep:
+        document = {**facts, "contenders": {n: {k: asdict(f) for k, f in kinds.items()} for n, kinds in found.items()}}
+        save("bench", {**document, "ratios": ratios(found), "more": more}, began)
+        _quote(facts, found, more)
+    return 1 if any(sum(f.errors.values()) for kinds in found.values() for f in kinds.values()) else 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
+def _quote(facts: dict[str, Any], found: dict[str, dict[str, Figures]], more: dict[str, Any]) -> None:
+    """Renew the part of the results' README that speaks of this benchmark."""
+    page = RESULTS / "README.md"
+    text = [f"```\n{header(facts)}\n```", "", "| what | measured | must be |", "| --- | ---: | ---: |"]
+    text += [f"| {what} | {value} | {must} |" for what, value, must in ratios(found)]
+    text += ["", table(found), ""]
+    text += [f"- {what}: {_plain(value)}" for what, value in more.items()]
+    old = page.read_text()
+    page.write_text(MARK.sub(lambda mark: mark.group(1) + "\n".join(text) + "\n" + mark.group(2), old))
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())
