@@ -6,7 +6,6 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import product
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -420,6 +419,33 @@ def in_a_browser(raw: bytes) -> bytes:
     return quote(text, safe="!$%&()*+,-./:;=?@[\\]^_`{|}~").encode()
 
 
+@given(
+    st.tuples(
+        st.sampled_from(["", "k=abc123&", "k=&", "k=Key&"]),
+        st.sampled_from(["stage=counters", "stage=login", "stage=", "Stage=counters"]),
+        st.sampled_from(["10.77.0.2", "256.1.1.1", "", "fd00::1", "010.1.1.1"]).map("&ip={}".format),
+        st.sampled_from([MAC, MAC.upper(), "00:00:00:00:00:00", "", "junk"]).map("&mac={}".format),
+        st.sampled_from([OURS, OURS.upper(), OURS[1:], OURS + "a", "%41", ""]).map("&token={}".format),
+        st.sampled_from(["0", "007", str(10**18 - 1), str(10**18), "-1", "", "\N{ARABIC-INDIC DIGIT TWO}"]).map(
+            "&incoming={}&outgoing=5".format
+        ),
+        st.sampled_from(["gw-1", "020000007701", "a b", "Salt&Pepper", "é", "%41", "", "x" * 65]).map(
+            "&gw_id={}".format
+        ),
+        st.sampled_from(["", "", "", "&gw_id=two", "&", "\n", "&token=other"]),
+    ).map("".join)
+)
+def test_the_usual_spelling_means_what_it_means_when_it_is_taken_apart(query: str) -> None:
+    def read(raw: bytes) -> Report | str:
+        try:
+            return parse_auth(raw)
+        except Malformed as malformed:
+            return str(malformed)
+
+    # An empty parameter at the end says nothing, but is not usual.
+    assert read(query.encode()) == read(query.encode() + b"&")
+
+
 @given(st.binary(max_size=70))
 def test_gateway_and_browser_agree_on_the_name(raw: bytes) -> None:
     raw = re.sub(rb"[\x00-\x20\x7f=#]", b"", raw)  # The configuration holds words; a browser stops at the hash.
@@ -561,7 +587,7 @@ def test_every_client_of_every_gateway_is_reported() -> None:
         b'{"gw_id":"h","clients":[]},{"gw_id":"i"}],"later":{"we":["know"]}}'
     )
     assert parse_counters_v2(b"k=KEY&" + V2, body) == (
-        Fleet("g", "d", "KEY", (Client(1, replace(GOOD_REPORT, key="KEY")),)),
+        Fleet("g", "d", "KEY", (Client(1, GOOD_REPORT._replace(key="KEY")),)),
         Fleet("h", "d", "KEY", ()),
         Fleet("i", "d", "KEY", ()),
     )
@@ -630,7 +656,7 @@ def test_a_device_name_in_another_encoding_spoils_nothing() -> None:
 def test_a_gateways_name_in_another_encoding_is_the_same_in_body_and_query() -> None:
     (fleet,) = parse_counters_v2(V2, listing(GOOD, gw_id="X", device_id='"Y"').replace(b"X", b"caf\xe9"))
     assert fleet.gw_id == parse_auth(poll(gw_id=None) + b"&gw_id=caf\xe9").gw_id == "café"
-    assert fleet.clients == (Client(1, replace(GOOD_REPORT, gw_id="café", device_id="Y")),)
+    assert fleet.clients == (Client(1, GOOD_REPORT._replace(gw_id="café", device_id="Y")),)
 
 
 @pytest.mark.parametrize(
@@ -1123,7 +1149,6 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     lambda query: parse_counters_v2(query, query),
     lambda body: parse_counters_v2(V2, body),
 )
-
 
 
 def attempt(parse: Callable[[bytes], object], data: bytes) -> Malformed | None:
