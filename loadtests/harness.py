@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -318,14 +319,28 @@ def cost(pid: int) -> Cost:
 
 @dataclass(slots=True)
 class Usage:
-    """What a program cost between two moments: CPU as a share of one core, memory and threads at their most."""
+    """What a program cost between two moments: CPU as a share of one core, memory and threads at their most.
+
+    `shares` has the CPU of each sample: seconds since the first one, and the share of a core since the one before.
+    """
 
     cpu_share: float
     pss_mib: float
     rss_mib: float
     threads: int
     processes: int
-    shares: list[float] = field(default_factory=list)
+    shares: list[tuple[float, float]] = field(default_factory=list)
+
+
+def settle(pid: int, share: float = 0.1, patience: float = 30.0) -> None:
+    """Returns when a program and all that it started are at rest: half a second with less than that share of a core."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        before = cpu_seconds(tree(pid))
+        time.sleep(0.5)
+        if cpu_seconds(tree(pid)) - before < share / 2:
+            return
+    raise NotReady(f"process {pid} is still busy after {patience:g} s")
 
 
 class Sampler:
@@ -376,7 +391,7 @@ class Sampler:
             rss_mib=round(max(one.rss for _, one in samples) / 2**20, 1),
             threads=max(one.threads for _, one in samples),
             processes=max(one.processes for _, one in samples),
-            shares=[round((b.cpu - a.cpu) / max(t - s, 1e-9), 2) for (s, a), (t, b) in pairs],
+            shares=[(round(t - first, 2), round((b.cpu - a.cpu) / max(t - s, 1e-9), 2)) for (s, a), (t, b) in pairs],
         )
 
 
@@ -502,8 +517,8 @@ def header(facts: Mapping[str, Any]) -> str:
     lines = [f"{name:9} {facts[name]}" for name in names]
     if facts["shared"]:
         lines.append("SHARED    the machine did other work meanwhile: read ratios, not figures")
-    lines.append("versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-    return "\n".join(lines)
+    told = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return "\n".join([*lines, *textwrap.wrap(f"versions  {told}", 110, subsequent_indent=" " * 10)])
 
 
 def save(name: str, document: Mapping[str, Any], began: datetime.datetime) -> Path:

@@ -42,7 +42,8 @@ class Switches:
     `hold` keeps the transaction open while the sign-in waits for the SMS provider, which takes `provider_ms`.
     `shared_pool` lets polls and guests use the same connections. `export_here` renders exports in the server's
     process, else two at a time in children of it.
-    `kept` keeps one ORM session for each thread and never removes it; `age` is how many polls each has already seen.
+    `kept` keeps one ORM session for each thread and never removes it: there are `sessions` threads in a process, and
+    `age` is how many polls each of them has already seen.
     The missing index is a matter of the database, and idle connections are one of the server; neither is switched here.
     """
 
@@ -57,6 +58,7 @@ class Switches:
     shared_pool: bool = True
     export_here: bool = False
     kept: bool = False
+    sessions: int = 0
     age: int = 0
 
     def env(self) -> dict[str, str]:
@@ -111,6 +113,7 @@ def create() -> Flask:
     provider = urllib3.HTTPConnectionPool("127.0.0.1", switches.outside, maxsize=1000, retries=False)
     here = threading.local()
     children = threading.BoundedSemaphore(2)
+    grown = [grown_old(Session(engine, expire_on_commit=False), switches.age) for _ in range(switches.sessions)]
     app = Flask("portal")
 
     @app.get("/alive")
@@ -132,8 +135,7 @@ def create() -> Flask:
         # The session is made once for each thread and never removed. Objects outlive its commits because a template
         # once failed with DetachedInstanceError, and so the network's list of reports outlives them too.
         if not hasattr(here, "db"):
-            here.db = Session(engine, expire_on_commit=False)
-            here.network = grown_old(here.db, switches.age)
+            here.db, here.network = grown.pop()
         found = here.db.scalars(select(PortalSession).where(PortalSession.token == token)).one_or_none()
         if found is None:
             return "Auth: 0\n"
@@ -167,8 +169,8 @@ def create() -> Flask:
     return app
 
 
-def grown_old(db: Session, age: int) -> Network:
-    """The network as a session holds it that has seen so many polls; none of them is read from the database."""
+def grown_old(db: Session, age: int) -> tuple[Session, Network]:
+    """A session as it is when it has seen so many polls, and its network; none of them is read from the database."""
     network = db.get_one(Network, 1)
     reports = [Report(id=-number - 1, network_id=1, incoming=number) for number in range(age)]
     for report in reports:
@@ -176,4 +178,5 @@ def grown_old(db: Session, age: int) -> Network:
         db.add(report)
         set_committed_value(report, "network", network)
     set_committed_value(network, "reports", reports)
-    return network
+    db.commit()
+    return db, network

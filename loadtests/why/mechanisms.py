@@ -15,7 +15,18 @@ from typing import Any
 
 import psycopg2
 
-from loadtests.harness import Cores, NotReady, Program, Usage, answers, connected, free_port, offer, say
+from loadtests.harness import (
+    Cores,
+    NotReady,
+    Program,
+    Usage,
+    answers,
+    connected,
+    free_port,
+    offer,
+    say,
+    settle,
+)
 from loadtests.servers import common
 from loadtests.servers.catalog import BY_NAME, Server
 from loadtests.why.app import Switches
@@ -26,6 +37,7 @@ APP = "loadtests.why.app"
 THREADS = Server("threads", "50 threads (Waitress)", BY_NAME["waitress"].command)
 PROCESSES = Server("processes", "10 × 5 (Gunicorn)", BY_NAME["gthread"].command, 10)
 GATEPOST = Server("gatepost", "Gatepost", BY_NAME["ours"].command)
+"""Of which no stacks are taken: py-spy sees threads, and it has one."""
 POOLED = Server("pooled", "50 threads, one per connection", ("python", "-m", "loadtests.why.pooled", "{port}", "{app}"))
 EIGHT = Server(
     "eight", "8 threads (Waitress)",
@@ -66,7 +78,7 @@ class Finding:
     name: str
     points: list[Point] = field(default_factory=list)
     timelines: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
-    shares: dict[str, list[float]] = field(default_factory=dict)
+    shares: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     stacks: dict[str, list[str]] = field(default_factory=dict)
     table: list[dict[str, Any]] = field(default_factory=list)
     errors: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -88,7 +100,7 @@ class Finding:
     def take_stacks(self, title: str, pid: int) -> None:
         """The commonest stacks of a server now, as text; or why there are none."""
         stacks = dump(pid)
-        self.stacks[title] = [stacks] if isinstance(stacks, str) else [str(stack) for stack in stacks[:4]]
+        self.stacks[title] = [stacks] if isinstance(stacks, str) else [str(stack) for stack in stacks]
 
     def keep_timeline(self, server: Server, polls: Outcome, used: Usage) -> None:
         """Answered polls and the longest wait, by the second in which they were due."""
@@ -112,13 +124,14 @@ def poll_stream(port: int, rate: float, seconds: float, **changes: Any) -> Strea
 
 @contextlib.contextmanager
 def running(rig: Rig, server: Server, switches: Switches) -> Iterator[tuple[Program, int]]:
-    """A server with those faults, warmed by half a second of polls."""
+    """A server with those faults, warmed by a second of polls, and at rest in all of its processes."""
     port = free_port()
     program = Program(
         f"why-{server.name}", server.argv(port, APP), rig.cores.server, answers(port), switches.env(), patience=60.0
     )
     with program:
         offer([poll_stream(port, 60.0, 1.0, patience=20.0)], rig.cores.load)
+        settle(program.pid)
         yield program, port
 
 
@@ -245,9 +258,12 @@ def in_time(
 ) -> None:
     """One run that is told second by second; the stacks are taken in its last second, when what hangs does hang."""
     watched = {"server": program.pid, "database": rig.database_pid}
-    taken = soon(streams[0].seconds - 0.5, finding.take_stacks, server.title, program.pid)
+    taken = None
+    if server is not GATEPOST:
+        taken = soon(streams[0].seconds - 0.5, finding.take_stacks, server.title, program.pid)
     found = offer(streams, rig.cores.load, watched)
-    taken.join()
+    if taken is not None:
+        taken.join()
     polls = found.outcomes["polls"]
     finding.keep_timeline(server, polls, found.usage["server"])
     finding.add(server, x, polls, found.usage["server"], found.usage["database"])
@@ -296,21 +312,25 @@ def convoy(rig: Rig) -> Finding:
                 exports = Stream("exports", port, ("/export",), 0.0, 4.0, lid=at_once, patience=8.0, closed=True)
                 found = offer([polls, exports], rig.cores.load, watched)
                 finding.add(server, at_once, found.outcomes["polls"], found.usage["server"], found.usage["database"])
-            again_for_stacks(rig, finding, server, program, [polls, exports])
+            if server is not GATEPOST:
+                again_for_stacks(rig, finding, server, program, [polls, exports])
     return finding
 
 
 def kept_session(rig: Rig) -> Finding:
-    """40 polls a second through ORM sessions that have seen many polls; their history is shared out to the threads."""
+    """20 polls a second through ORM sessions that have seen many polls; their history is shared out to the threads."""
     finding, histories = Finding("session"), (0, 40_000, 160_000)
     for history in histories:
         for server, threads in ((EIGHT, 8), (PROCESSES, 50), (GATEPOST, 0)):
             fill(rig.database, TOKENS)
             add_index(rig.database)
-            kept = Switches(rig.database, rig.outside, kept=bool(threads), age=history // (threads or 1))
+            kept = Switches(
+                rig.database, rig.outside, kept=bool(threads), sessions=threads // server.processes,
+                age=history // (threads or 1),
+            )  # fmt: skip
             with running(rig, server, kept) as (program, port):
                 watched = {"server": program.pid, "database": rig.database_pid}
-                polls = poll_stream(port, 40.0, 4.0, patience=5.0)
+                polls = poll_stream(port, 20.0, 4.0, patience=5.0)
                 found = offer([polls], rig.cores.load, watched)
                 finding.add(server, history, found.outcomes["polls"], found.usage["server"], found.usage["database"])
                 if history == histories[-1] and threads:

@@ -123,8 +123,7 @@ def picture(finding: Mapping[str, Any]) -> str:
             server: [(second, right) for second, right, _ in line] for server, line in finding["timelines"].items()
         }
         shares = {
-            server: [(number / 2, share * 100) for number, share in enumerate(line)]
-            for server, line in finding["shares"].items()
+            server: [(second, share * 100) for second, share in line] for server, line in finding["shares"].items()
         }
         panels = [
             plots.Panel("polls answered, of those due", answered),

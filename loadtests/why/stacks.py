@@ -14,6 +14,7 @@ from loadtests.harness import tree
 from loadtests.servers.catalog import BIN
 
 INNERMOST = 3
+MOST = 4
 PORTAL = "/loadtests/"
 
 
@@ -26,7 +27,7 @@ class Stack:
     frames: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.count:3} {self.state}: " + " ← ".join(self.frames)
+        return f"{self.count:3} {self.state}" + ": " * bool(self.frames) + " ← ".join(self.frames)
 
 
 def dump(pid: int) -> list[Stack] | str:
@@ -46,9 +47,12 @@ def dump(pid: int) -> list[Stack] | str:
 
 
 def group(threads: Sequence[dict[str, Any]]) -> list[Stack]:
-    """Counts threads that do the same, the commonest first."""
-    counted = Counter((state(thread), trimmed(thread["frames"])) for thread in threads)
-    return [Stack(count, how, frames) for (how, frames), count in counted.most_common()]
+    """Counts threads that do the same, the commonest first; in the end those that are not in the portal's code."""
+    busy = [thread for thread in threads if any(PORTAL in frame["filename"] for frame in thread["frames"])]
+    counted = Counter((state(thread), trimmed(thread["frames"])) for thread in busy)
+    stacks = [Stack(count, how, frames) for (how, frames), count in counted.most_common(MOST)]
+    idle = len(threads) - len(busy)
+    return [*stacks, Stack(idle, "have no request", ())] if idle else stacks
 
 
 def state(thread: dict[str, Any]) -> str:

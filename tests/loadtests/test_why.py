@@ -69,11 +69,13 @@ def test_threads_that_do_the_same_are_counted_once():
         ],
     }
     running = {**waiting, "owns_gil": True, "active": True, "frames": waiting["frames"][-1:]}
-    found = [str(stack) for stack in group([waiting, running, waiting])]
+    idle = {"owns_gil": False, "active": False, "frames": [frame("wait", "/usr/lib/python3.11/threading.py", 331)]}
+    found = [str(stack) for stack in group([waiting, running, idle, waiting])]
     assert found == [
         "  2 waits: wait (python3.11/threading.py:331) ← get (util/queue.py:199) ← _do_get (pool/impl.py:155) "
         "← poll (why/app.py:123)",
         "  1 holds the interpreter: poll (why/app.py:123)",
+        "  1 have no request",
     ]
 
 
