@@ -324,4 +324,3 @@ def test_the_model_is_not_the_product(cafe: Cafe) -> None:
     cafe.change('UPDATE "grant" SET used_down = used_down + 1 WHERE id = :id', id=walk.world.grants[2].id)
     with pytest.raises(AssertionError):
         walk.run(5)
-

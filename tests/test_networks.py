@@ -52,9 +52,7 @@ def test_a_network_with_something_wrong_is_refused_by_its_field(
     assert networks.listed(db) == []
 
 
-def test_terms_that_change_get_the_next_number_and_others_keep_theirs(
-    db: Connection, linde: networks.Network
-) -> None:
+def test_terms_that_change_get_the_next_number_and_others_keep_theirs(db: Connection, linde: networks.Network) -> None:
     assert networks.edit(db, linde.id, terms="Be kind.").terms_version == 2
     assert networks.edit(db, linde.id, terms="Be kind.\r\n").terms_version == 2
     assert networks.edit(db, linde.id, name="Linde am See").terms_version == 2
@@ -151,9 +149,7 @@ def test_two_plans_of_a_network_cannot_have_one_name(db: Connection, linde: netw
     assert networks.add_plan(db, ana.id, networks.terms("Day"), NOW).name == "Day"
 
 
-def test_an_edited_plan_changes_what_will_be_sold_and_nothing_that_was(
-    db: Connection, linde: networks.Network
-) -> None:
+def test_an_edited_plan_changes_what_will_be_sold_and_nothing_that_was(db: Connection, linde: networks.Network) -> None:
     plan = networks.add_plan(db, linde.id, networks.terms("Day", minutes=60), NOW)
     sold = grants.make(db, plan, "voucher", NOW)[0]
     edited = networks.edit_plan(db, linde.id, plan.id, networks.terms("Day", minutes=30))

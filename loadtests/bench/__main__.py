@@ -68,8 +68,8 @@ class Figures:
         return statistics.median(self.server) + statistics.median(self.postgres)
 
 
-def python(*words: str) -> Callable[[int], list[str]]:
-    return lambda port: [sys.executable, *words, str(port)]
+def patched(module: str) -> Callable[[int], list[str]]:
+    return lambda port: [sys.executable, "-m", "gevent.monkey", "--module", module, str(port)]
 
 
 def uvicorn(application: str) -> Callable[[int], list[str]]:
@@ -84,12 +84,9 @@ def gunicorn(port: int) -> list[str]:
 
 
 CONTENDERS = (
-    Contender("gatepost", "Gatepost: counter line, session and grant, committed", lambda _: [sys.executable, "serve.py"]),
-    Contender("ok", "a bare answer on our own front door", python("-m", "gevent.monkey", "--module", "loadtests.bench.ok")),
-    Contender(
-        "orm", "one ORM transaction per poll on our own front door (session row)",
-        python("-m", "gevent.monkey", "--module", "loadtests.bench.orm"),
-    ),
+    Contender("gatepost", "Gatepost: counter line, session, grant, committed", lambda _: [sys.executable, "serve.py"]),
+    Contender("ok", "a bare answer on our own front door", patched("loadtests.bench.ok")),
+    Contender("orm", "one ORM transaction per poll on our own front door (session row)", patched("loadtests.bench.orm")),
     Contender("gthread", "the same under Gunicorn gthread 10 × 5", gunicorn, pool=5),
     Contender("row", "FastAPI + asyncpg, one row one by one (session row)", uvicorn("loadtests.bench.rewrite:row")),
     Contender("rows", "FastAPI + asyncpg, all three rows one by one", uvicorn("loadtests.bench.rewrite:rows")),
@@ -216,15 +213,16 @@ def ratios(found: dict[str, dict[str, Figures]]) -> list[tuple[str, str, str]]:
 def table(found: dict[str, dict[str, Figures]]) -> str:
     """Every contender's figures, medians over the rounds."""
     lines = [
-        "| server | connection | polls/s | CPU s per 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
+        "| server | connection | polls/s | CPU s a 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for contender in CONTENDERS:
         for kind, f in found.get(contender.name, {}).items():
             median = statistics.median
             times = " / ".join(f"{median(values):.1f}" for values in (f.p50, f.p95, f.p99, f.worst))
+            used = f"{median(f.server):.3f}, {median(f.postgres):.3f}"
             lines.append(
-                f"| {contender.says} | {kind} | {median(f.rate):,.0f} | {median(f.server):.3f}, {median(f.postgres):.3f} "
+                f"| {contender.says} | {kind} | {median(f.rate):,.0f} | {used} "
                 f"| {times} | {median(f.memory):.0f} | {sum(f.errors.values())} |"
             )
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """One ORM transaction per poll: Flask and SQLAlchemy as their manuals show them, on the product's own session table.
 
-Under our front door: `python -m gevent.monkey --module loadtests.bench.orm PORT`; under Gunicorn: `create`. It looks the
-session up by its token and updates that one row: neither counter line nor grant, which the product writes as well.
+Under our front door: `python -m gevent.monkey --module loadtests.bench.orm PORT`; under Gunicorn: `create`. It looks
+the session up by its token and updates that one row: neither counter line nor grant, which the product writes as well.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def classic_report(stage: Stage, token: str, incoming: int, outgoing: int, gw_id
 
 
 def apfree_report(stage: Stage, incoming: int, outgoing: int, client_id: int | None = None) -> Report:
-    return Report(
-        stage, "gw-ap-1", "TOKA", MAC, IP, incoming, outgoing, "", "dev-0001", client_id, Dialect.APFREE
-    )
+    return Report(stage, "gw-ap-1", "TOKA", MAC, IP, incoming, outgoing, "", "dev-0001", client_id, Dialect.APFREE)
 
 
 REPORTS = {
@@ -221,7 +219,14 @@ ARRIVALS = {
     ),
     CLASSIC / "gw-302-login-long-url.head": wifidog.Arrival(
         # The gateway cut the redirect behind the percent sign of an escape.
-        "gw-test-1", "10.77.0.1", 2060, MAC, IP, "http://1.2.3.4/?q=" + 135 * "a%20" + "a", "", ""
+        "gw-test-1",
+        "10.77.0.1",
+        2060,
+        MAC,
+        IP,
+        "http://1.2.3.4/?q=" + 135 * "a%20" + "a",
+        "",
+        "",
     ),
     APFREE / "gw-200-login-js.resp": wifidog.Arrival(
         "gw-ap-1", "10.77.0.1", 2060, MAC, IP, "https://1.2.3.4/some/page?a=b", "dev-0001", ""
