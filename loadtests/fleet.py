@@ -179,7 +179,8 @@ class Gateway:
         self.gw_id = gw_id
         self.server = server
         self.interval = interval
-        self.slow = False
+        # Seconds that its line takes for one request.
+        self.slow = 0.0
         self.started = 0.0
         self.guests: list[Guest] = []
         self._truth = truth

@@ -98,7 +98,6 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     remote.add_argument("--router-url", default="", metavar="URL", help="its plain HTTP, where --server is https")
     remote.add_argument("--charged", default="", metavar="COMMAND", help="prints what it charged, as CSV")
     remote.add_argument("--reconcile", action="store_true", help="only compare the last run with --charged")
-    remote.add_argument("--query", action="store_true", help="print the question that --charged has to answer")
     asked = parser.parse_args(words)
     if asked.server and not (asked.keys and asked.codes):
         parser.error("--server needs --keys and --codes: which gateways it knows, and which vouchers")
@@ -113,10 +112,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 @contextlib.contextmanager
 def own_server(asked: argparse.Namespace, cores: harness.Cores) -> Iterator[Target]:
     """A server on a fresh database, seeded; ended and removed with the block."""
-    state, port = asked.out / "state-load", free_port()
-    shutil.rmtree(state, ignore_errors=True)
+    port = free_port()
+    # Two runs may stand beside each other: neither may take the other's files for its own leftovers.
+    name = f"load-{port}"
+    state = asked.out / f"state-{name}"
     state.mkdir(parents=True, mode=0o700)
-    with database("load", cores.load, 60) as postgres:
+    with database(name, cores.load, 60) as postgres:
         migrate(postgres.url)
         store, keyring = Store(postgres.url), Keyring.load_or_create(state)
         try:
@@ -126,10 +127,12 @@ def own_server(asked: argparse.Namespace, cores: harness.Cores) -> Iterator[Targ
                 "SERVER__PORT": str(port),
             }  # fmt: skip
             serve = Program(
-                "load-server", [sys.executable, str(ROOT / "serve.py")], cores.server, answers(port, "/readyz"),
+                f"{name}-server", [sys.executable, str(ROOT / "serve.py")], cores.server, answers(port, "/readyz"),
                 {f"PORTAL_{name}": value for name, value in settings.items()},
             )  # fmt: skip
-            with serve:
+            with contextlib.ExitStack() as stack:
+                stack.callback(lambda: shutil.move(serve.log, asked.out / "server.log"))
+                stack.enter_context(serve)
                 watch = {"server": serve.pid, "database": postgres.pid}
                 yield Target(f"http://127.0.0.1:{port}", keys, codes, desk, watch, store, keyring)
         finally:
@@ -145,12 +148,10 @@ def seed(store: Store, keyring: Keyring, state: Path, asked: argparse.Namespace)
     with store.transaction() as db:
         network = networks.add(db, SLUG, "Load test", now, language="en")
         plans = {
-            name: networks.add_plan(db, network.id, networks.terms(name, **terms), now)
-            for name, terms in (
-                ("Day", {"minutes": 1440}),
-                ("Family", {"minutes": 1440, "devices": 3}),
-                ("Little", {"minutes": 1440, "megabytes": LIMIT_MEGABYTES}),
+            name: networks.add_plan(
+                db, network.id, networks.terms(name, minutes=1440, megabytes=megabytes, devices=devices), now
             )
+            for name, devices, megabytes in (("Day", 1, None), ("Family", 3, None), ("Little", 1, LIMIT_MEGABYTES))
         }
         keys = []
         for number in range(asked.gateways):
@@ -365,7 +366,8 @@ def verdicts(asked: argparse.Namespace, found: Sequence[Balance]) -> list[str]:
     if not found:
         return [
             "reconciliation SKIPPED: nobody was asked what the server charged. Give --charged COMMAND, or afterwards: "
-            f"python -m loadtests.load --reconcile --charged COMMAND --out {asked.out} (the question: --query)"
+            f"python -m loadtests.load --reconcile --charged COMMAND --out {asked.out}, where COMMAND "
+            "prints what `python -m loadtests.charged` says over there"
         ]
     lines = []
     for one in found:
@@ -379,9 +381,6 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = arguments(words)
     asked.out = asked.out.resolve()
     asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.query:
-        say(CHARGED.strip())
-        return 0
     if asked.reconcile:
         found = reconcile(asked, None)
         say("\n".join(verdicts(asked, found)))
@@ -403,21 +402,23 @@ def main(words: Sequence[str] | None = None) -> int:
         found = reconcile(asked, target)
         facts = run.facts(list(target.watch.values()))
     if asked.server:
+        facts["commit"] += " (of the load; what the server runs is not known here)"
         facts["cores"] = f"the server is elsewhere ({asked.server}); the load on core {sorted(run.cores.load)}"
     outcomes = in_order(measured)
     verdict = verdicts(asked, found)
+    spent = f"{costs(usage)}; generator late at p99 by {measured['generator']['late_p99_ms']} ms"
     document = {
         "facts": facts,
         "what": what,
         "load": {name: value for name, value in measured.items() if name != "outcomes"},
         "outcomes": {one.name: one.summary() for one in outcomes},
         "usage": {name: asdict(one) for name, one in usage.items()},
-        "costs": f"{costs(usage)}; generator late at p99 by {measured['generator']['late_p99_ms']} ms",
+        "costs": spent,
         "reconciliation": verdict,
     }
     say(header(facts))
     say("\n" + table(outcomes))
-    say("\n" + document["costs"])
+    say("\n" + spent)
     say("\n".join(verdict))
     (asked.out / "report.html").write_text(page(document, outcomes, verdict))
     say(f"written: {asked.out / 'report.html'}")

@@ -52,8 +52,10 @@ PATIENCE = 30.0
 """Seconds for which the gateway program waits for each piece of an answer."""
 PACE = 0.02
 """Seconds that a gateway needs between two polls for itself: its ping of the device, a look at the firewall."""
-SLOW_PIECES, SLOW_PAUSE = 4, 0.25
-"""On a slow line a request comes in so many pieces, so many seconds apart."""
+SLOW_PIECES, SLOW_SECONDS = 4, 0.75
+"""On a slow line a request comes in so many pieces, over so many seconds."""
+BUSY = 0.6
+"""The share of an interval that a gateway's round may take by itself, so that there is room for the server's part."""
 RETURN = "10.77.0.1", 2060
 """The address that the gateways say they have. A browser is sent back there; nothing connects to it."""
 DESK_PAGES = ("", "sessions", "vouchers", "", "sessions", "gateways")
@@ -142,8 +144,8 @@ def world() -> World:
 # Gateways
 
 
-def talk(server: wire.AuthServer, request: bytes, *, slow: bool, sent: Callable[[], None]) -> bytes | None:
-    """One call of a gateway: connect, send, read to the end. `sent` is called once the request is out whole.
+def talk(server: wire.AuthServer, request: bytes, *, slow: float, sent: Callable[[], None]) -> bytes | None:
+    """One call of a gateway: connect, send, over `slow` seconds, read to the end. `sent` is called once all is out.
 
     None where the server cannot be reached, breaks off, or stays silent for too long.
     """
@@ -153,7 +155,7 @@ def talk(server: wire.AuthServer, request: bytes, *, slow: bool, sent: Callable[
                 step = -(-len(request) // SLOW_PIECES)
                 for begin in range(0, len(request), step):
                     if begin:
-                        gevent.sleep(SLOW_PAUSE)
+                        gevent.sleep(slow / (SLOW_PIECES - 1))
                     connection.sendall(request[begin : begin + step])
             else:
                 connection.sendall(request)
@@ -180,7 +182,7 @@ def ask(gateway: Gateway, stage: str, entry: Entry, token: str, *, counters: boo
 
 def due_on(gateway: Gateway, due: float) -> float:
     """When the last byte of a request that is due then can be out at the earliest."""
-    return due + (SLOW_PIECES - 1) * SLOW_PAUSE if gateway.slow else due
+    return due + gateway.slow
 
 
 def poll(run: World, gateway: Gateway, entry: Entry, due: float) -> None:
@@ -189,7 +191,6 @@ def poll(run: World, gateway: Gateway, entry: Entry, due: float) -> None:
     with run.lock(guest):
         if not gateway.holds(entry):
             return
-        run.lag.add(max(0.0, run.now() - due))
         gateway.ping_station(entry)
         code = ask(gateway, "counters", entry, entry.token, counters=True)
         name = "polls, slow line" if gateway.slow else "polls"
@@ -238,10 +239,14 @@ def cycle(run: World, gateway: Gateway, due: float) -> None:
     """A ping, and a poll for each entry, one after another, at the gateway's own pace."""
     ping(run, gateway, due)
     gateway.count(run.now())
-    for number, entry in enumerate(gateway.entries()):
-        moment = due + number * PACE
+    entries = gateway.entries()
+    pace = min(PACE + gateway.slow, BUSY * gateway.interval / max(1, len(entries)))
+    for number, entry in enumerate(entries, 1):
+        moment, free = due + number * pace, run.now()
         run.wait_until(moment)
-        poll(run, gateway, entry, max(moment, run.now() if run.settled else moment))
+        # Late is the generator only where it had nothing to wait for but the clock.
+        run.lag.add(max(0.0, run.now() - max(moment, free)))
+        poll(run, gateway, entry, moment)
 
 
 class GatewayOnItsClock(User):
@@ -522,9 +527,9 @@ def begin(environment: Environment, **_others: object) -> None:
     for gw_id, key in list(read_keys(Path(given.keys)).items())[: given.gateways]:
         server = wire.auth_server(given.router_url or host, path="/", key=key)
         gateways.append(Gateway(gw_id, server, given.interval, truth, random.Random(gw_id)))  # noqa: S311
-    for number, gateway in enumerate(gateways):
-        gateway.slow = number < shape.day.slow * len(gateways)
     guests = populate(gateways, read_codes(Path(given.codes)), given.guests, draw, secrets.randbits(16))
+    for gateway in gateways[: round(shape.day.slow * len(gateways))]:
+        gateway.slow = max(0.01, min(SLOW_SECONDS, BUSY * given.interval / (len(gateway.guests) + 1) - PACE))
     operators = []
     if given.desk:
         with Path(given.desk).open(newline="") as file:
@@ -551,7 +556,7 @@ def finish(environment: Environment, **_others: object) -> None:
     run.settled = True
     rounds = Group()
     for gateway in run.gateways:
-        gateway.slow = False
+        gateway.slow = 0.0
         rounds.spawn(settle, run, gateway)
     rounds.join()
     run.out.mkdir(parents=True, exist_ok=True)
@@ -560,9 +565,12 @@ def finish(environment: Environment, **_others: object) -> None:
 
 
 def settle(run: World, gateway: Gateway) -> None:
-    """The last rounds of one gateway. Twice: a total that has fallen is believed when it is seen a second time."""
-    for _ in range(2):
+    """The last rounds of one gateway: two, since a total that has fallen is believed when it is seen a second time, and
+    more while a report has no real answer."""
+    for rounds in range(1, 6):
         cycle(run, gateway, run.now())
+        if rounds >= 2 and all(entry.answered == entry.sent for entry in gateway.entries()):
+            return
 
 
 def measured(run: World) -> dict[str, Any]:

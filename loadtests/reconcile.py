@@ -21,7 +21,7 @@ SELECT g.gw_id, l.mac, l.ip, SUM(l.down) AS charged_down, SUM(l.up) AS charged_u
   JOIN gateway g ON g.id = l.gateway_id
  GROUP BY g.gw_id, l.mac, l.ip
 """
-"""What was charged of each list entry, for psql's `\\copy (…) TO STDOUT CSV HEADER`."""
+"""What was charged of each list entry; `python -m loadtests.charged` asks it."""
 
 COLUMNS = ("gw_id", "mac", "ip", "charged_down", "charged_up")
 
