@@ -86,7 +86,7 @@ def gunicorn(port: int) -> list[str]:
 CONTENDERS = (
     Contender("gatepost", "Gatepost: counter line, session, grant, committed", lambda _: [sys.executable, "serve.py"]),
     Contender("ok", "a bare answer on our own front door", patched("loadtests.bench.ok")),
-    Contender("orm", "one ORM transaction per poll on our own front door (session row)", patched("loadtests.bench.orm")),
+    Contender("orm", "one ORM transaction per poll on our own door (session row)", patched("loadtests.bench.orm")),
     Contender("gthread", "the same under Gunicorn gthread 10 × 5", gunicorn, pool=5),
     Contender("row", "FastAPI + asyncpg, one row one by one (session row)", uvicorn("loadtests.bench.rewrite:row")),
     Contender("rows", "FastAPI + asyncpg, all three rows one by one", uvicorn("loadtests.bench.rewrite:rows")),
@@ -213,7 +213,7 @@ def ratios(found: dict[str, dict[str, Figures]]) -> list[tuple[str, str, str]]:
 def table(found: dict[str, dict[str, Figures]]) -> str:
     """Every contender's figures, medians over the rounds."""
     lines = [
-        "| server | connection | polls/s | CPU s a 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
+        "| server | connection | polls/s | CPU s, 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for contender in CONTENDERS:
