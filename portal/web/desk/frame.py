@@ -100,7 +100,8 @@ def _rail(db: Connection, visit: Visit) -> Rail:
     if network is None:
         items = [Item("networks", "Networks", "overview", pages.url("networks"))]
         if visit.everywhere(Role.OWNER):
-            items.append(Item("everyone", "People", "person", pages.url("everyone")))
+            items.append(Item("everyone", "People", "key", pages.url("everyone")))
+            items.append(Item("audit", "Audit", "audit", pages.url("record")))
         return Rail(found, items, "")
     online = history.online(db, network.id)
     connected = len(gateways.adopted(db, visit.now, [network.id]))

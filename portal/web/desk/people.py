@@ -6,8 +6,9 @@ nothing anywhere else; a link is shown once, to whoever asked for it, and kept n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from flask import Response, abort, request
@@ -49,6 +50,10 @@ ACTIONS: Final = {
     "guest.unblock": "let the guest in again",
     "station.unblock": "let in again",
     "session.kick": "kicked",
+    "operator.first": "set the installation up as",
+    "operator.sign_in": "signed in from",
+    "operator.sign_out_others": "signed out everywhere else",
+    "operator.password": "chose a new password",
     "operator.add": "invited",
     "operator.role": "changed the part of",
     "operator.disable": "stopped the account of",
@@ -281,28 +286,39 @@ def _person(
 
 def audit(visit: Visit) -> Response:
     """What was changed in this network, and by whom."""
+    return _record(visit, [visit.here.id], partial(here, visit, "audit"))
+
+
+def record(visit: Visit) -> Response:
+    """What was changed anywhere: also who signed in, and what belongs to no network."""
+    return _record(visit, None, partial(pages.url, "record"))
+
+
+def _record(visit: Visit, network_ids: Sequence[int] | None, address: Callable[..., str]) -> Response:
     clock = clock_of(visit)
     before = request.args.get("before", type=int)
-    with visit.portal.store.read("operators", caller="desk audit") as db:
-        found = operators.record(db, [visit.here.id], before=before, most=PAGE + 1)
+    with visit.portal.store.read("operators", caller="desk record") as db:
+        found = operators.record(db, network_ids, before=before, most=PAGE + 1)
+        names = {each.id: each.name for each in networks.listed(db)} if network_ids is None else {}
     more = len(found) > PAGE
     found = found[:PAGE]
     return show(
         visit,
         "audit.html",
         "audit",
-        entries=[_line(each, clock) for each in found],
-        next_href=here(visit, "audit", before=found[-1].id) if more else "",
+        entries=[_line(each, clock, names) for each in found],
+        next_href=address(before=found[-1].id) if more else "",
         range_told=f"{many(len(found), 'entry', 'entries')} here, the latest first.",
     )
 
 
-def _line(each: operators.Entry, clock: Clock) -> Line:
+def _line(each: operators.Entry, clock: Clock, names: Mapping[int, str]) -> Line:
+    where = names.get(each.network_id or 0, "")
     return Line(
         at=clock.at(each.at),
         actor=each.actor,
         action=ACTIONS.get(each.action, each.action),
-        subject=each.subject,
+        subject=f"{each.subject} at {where}" if where and where != each.subject else each.subject,
         detail=_detail(each.detail),
     )
 
@@ -313,6 +329,7 @@ def _detail(detail: Mapping[str, Any]) -> str:
 
 ROUTES = (
     Route("/desk/people", everyone, Who.HEAD, "everyone", posts=True),
+    Route("/desk/audit", record, Who.HEAD, "record"),
     Route("/desk/people/<int:operator_id>", person, Who.HEAD, "person", posts=True),
     Route("/desk/networks/<slug>/people", in_network, Who.OWNER, "people", posts=True),
     Route("/desk/networks/<slug>/people/<int:operator_id>", part, Who.OWNER, "part", posts=True),

@@ -166,3 +166,14 @@ def test_the_record_goes_on_on_the_next_page(office: Office, ana: Browser, linde
     rest = ana.opens(following[1].replace("&amp;", "&"))
     assert "plan 09" in rest
     assert "plan 10" not in rest
+
+
+def test_the_owner_of_everything_reads_the_record_of_everything(office: Office, ana: Browser) -> None:
+    for slug, name in (("linde", "Hotel Linde"), ("mirador", "Café Mirador")):
+        network = office.network(slug, name)
+        with office.store.transaction() as db:
+            operators.audit(db, "ana", "plan.add", "An hour", office.now(), network_id=network.id)
+    page = ana.opens("/desk/audit")
+    assert "made the plan An hour at Café Mirador" in page
+    assert "made the plan An hour at Hotel Linde" in page
+    assert "ana@linde.example signed in from 127.0.0.1" in page
