@@ -23,7 +23,7 @@ from portal.store import Store, sql
 from portal.store.embedded import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"ready.*?url[=\":\s]+(http://[^\s\"]+)")
+READY = re.compile(r"ready.*?url[=\":\s]+(https?://[^\s\"]+)")
 
 
 class Live:
@@ -60,8 +60,9 @@ class Live:
             assert self.process.poll() is None, f"serve.py ended with {self.process.returncode}: {self.said(begins)}"
             assert time.monotonic() < end, f"serve.py is not ready: {self.said(begins)}"
             time.sleep(0.02)
-        self.url = ready.group(1)
-        self.port = int(self.url.rpartition(":")[2])
+        # With a public URL the port is not told: whoever sets one has chosen it.
+        self.port = self.port or int(ready.group(1).rpartition(":")[2])
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
