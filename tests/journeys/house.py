@@ -80,12 +80,18 @@ class House:
     """One network with one gateway; nothing of it is shared with another journey's, but for the server."""
 
     def __init__(
-        self, live: Live, browser: Browser, slug: str, name: str = "Hotel Linde", dialect: Dialect = Dialect.CLASSIC
+        self,
+        live: Live,
+        browser: Browser,
+        slug: str,
+        name: str = "Hotel Linde",
+        dialect: Dialect = Dialect.CLASSIC,
+        **changes: Any,
     ) -> None:
         self.live = live
         self._browser = browser
         self._devices: list[Device] = []
-        self.network: Network = live.network(slug, name)
+        self.network: Network = live.network(slug, name, **changes)
         self.gw_id = f"{slug}-1"
         port = free_port()
         live.gateway(self.network, self.gw_id, port, dialect=dialect.value)
@@ -151,10 +157,13 @@ class House:
         self.passes("1 hour")
 
     def passes(self, interval: str) -> None:
-        """All that this house has granted lies so much further back."""
-        moments = ("created_at", "started_at", "ends_at", "over_at")
-        back = ", ".join(f"{moment} = {moment} - CAST(:ago AS interval)" for moment in moments)
-        self.live.change(f'UPDATE "grant" SET {back} WHERE network_id = :n', n=self.network.id, ago=interval)
+        """All that this house has granted, and who is online with it, lies so much further back."""
+        for table, moments in (
+            ('"grant"', ("created_at", "started_at", "ends_at", "over_at")),
+            ("session", ("minted_at", "activated_at")),
+        ):
+            back = ", ".join(f"{moment} = {moment} - CAST(:ago AS interval)" for moment in moments)
+            self.live.change(f"UPDATE {table} SET {back} WHERE network_id = :n", n=self.network.id, ago=interval)
 
     # What it all comes to
 
