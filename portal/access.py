@@ -227,9 +227,11 @@ def remembered(facts: Facts, stage: str, now: datetime) -> Verdict:
     old facts say are reached may have been lifted since, and an activation needs a commit.
     """
     verdict = decide(facts, stage, now)
-    if verdict.effect is Effect.NONE and (verdict.answer is Answer.ALLOW or facts.state == "ended"):
+    if stage == LOGOUT or not (facts.own_gateway and facts.own_station):
         return verdict
-    if not (facts.own_gateway and facts.own_station):
+    # An ending by silence is none for good: what would refuse such a session is a limit, too.
+    over = facts.state == "ended" and facts.end_reason != Reason.SILENT
+    if verdict.effect is Effect.NONE and (verdict.answer is Answer.ALLOW or over):
         return verdict
     return UNAVAILABLE
 

@@ -494,6 +494,13 @@ class Sessions:
 
     def answer(self, gateway: GatewayFacts, report: Report) -> Verdict:
         """The verdict on one report of a gateway of ours. Never raises for want of a database: that is no opinion."""
+        verdict = self._answer(gateway, report)
+        if report.stage == access.LOGOUT and verdict.answer is not Answer.DENY:
+            # Also where we know nothing: apfree repeats its logout until it hears 0.
+            return Verdict(Answer.DENY, Reason.LOGOUT)
+        return verdict
+
+    def _answer(self, gateway: GatewayFacts, report: Report) -> Verdict:
         if not report.mac:
             # Without a MAC nothing can be said about anybody, neither good nor bad.
             return access.UNAVAILABLE
@@ -631,7 +638,7 @@ class Sessions:
         """While the database does not answer: what its last commit said, as far as that can still be true."""
         facts = self._ledger.known(entry.token_hash)
         if facts is None:
-            return Verdict(Answer.DENY, Reason.LOGOUT) if entry.logout else access.UNAVAILABLE
+            return access.UNAVAILABLE
         facts = facts._replace(
             own_gateway=facts.gateway_id == gateway.id,
             own_station=facts.mac is None or facts.mac == report.mac,

@@ -12,7 +12,7 @@ from portal import sessions
 from portal.access import Answer, Reason
 from portal.keys import Keyring
 from portal.ledger import roll_usage
-from portal.store import Store
+from portal.store import Store, sql
 from tests.worlds import Cafe
 
 ALLOW, DENY, NEUTRAL = Answer.ALLOW, Answer.DENY, Answer.NO_OPINION
@@ -269,6 +269,35 @@ def test_a_genuine_token_without_a_row_is_neutral_for_ten_minutes(cafe: Cafe) ->
     assert phone.logs_in().answer is NEUTRAL
     cafe.sessions._unknown = {token: at - timedelta(minutes=11) for token, at in cafe.sessions._unknown.items()}
     assert phone.polls(1).answer is DENY
+
+
+def test_a_logout_is_answered_0_also_where_nothing_is_known(cafe: Cafe) -> None:
+    stranger, phone = cafe.phone(1), cafe.phone(2)
+    stranger.token = cafe.keyring.mint_token()
+    assert stranger.logs_out(1).answer is DENY
+    phone.comes_online(cafe.grant())
+    assert phone.logs_out(1, mac="").answer is DENY
+    assert cafe.session_of(phone.token).state == "active", "nobody can tell whose logout that was"
+    cafe.ledger.broken = True
+    assert phone.polls(1).answer is ALLOW
+    assert phone.logs_out(1).answer is DENY
+
+
+def test_while_the_database_is_away_old_limits_refuse_nobody(cafe: Cafe) -> None:
+    grant = cafe.grant(bytes=1000)
+    phone, kicked = cafe.phone(1), cafe.phone(2)
+    phone.comes_online(grant)
+    with cafe.store.transaction() as db:
+        session = cafe.session_of(phone.token)
+        sessions.end(db, session.id, grant.id, Reason.SILENT, cafe.store.database_now())
+        db.execute(sql("test.spend", 'UPDATE "grant" SET used_down = 1000 WHERE id = :id'), {"id": grant.id})
+    kicked.comes_online(other := cafe.grant())
+    with cafe.store.transaction() as db:
+        session = cafe.session_of(kicked.token)
+        sessions.end(db, session.id, other.id, Reason.KICKED, cafe.store.database_now())
+    assert (phone.polls(1).reason, kicked.polls(1).reason) == (Reason.DATA_OVER, Reason.KICKED)
+    cafe.ledger.broken = True
+    assert (phone.polls(2).answer, kicked.polls(2).answer) == (NEUTRAL, DENY)
 
 
 def test_a_login_again_with_an_active_token_resets_nothing(cafe: Cafe) -> None:
