@@ -59,23 +59,6 @@ class Limits:
     plain_plans: bool = False
 
 
-def limits(settings: Database, *, answer_seconds: float = 1.0) -> dict[str, Limits]:
-    """What each class may take under these settings; `answer_seconds` is how long a router waits for us at most.
-
-    A block of guests, operators or jobs may take five thirds of one statement's time, and is then given up.
-    """
-    return {
-        "polls": Limits(settings.polls, 50, 0.2, settings.polls_statement_ms, 200, answer_seconds, plain_plans=True),
-        "guests": Limits(
-            settings.guests, 100, 2.0, settings.guests_statement_ms, 2_000, settings.guests_statement_ms / 600
-        ),
-        "operators": Limits(
-            settings.operators, 20, 3.0, settings.operators_statement_ms, 5_000, settings.operators_statement_ms / 600
-        ),
-        "jobs": Limits(settings.jobs, 20, 30.0, settings.jobs_statement_ms, 10_000, settings.jobs_statement_ms / 600),
-    }
-
-
 def limits_from(settings: Database, *, answer_seconds: float = 1.0) -> dict[str, Limits]:
     """What each class may take under these settings; `answer_seconds` is how long a router waits for us at most.
 
