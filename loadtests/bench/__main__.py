@@ -213,7 +213,7 @@ def ratios(found: dict[str, dict[str, Figures]]) -> list[tuple[str, str, str]]:
 def table(found: dict[str, dict[str, Figures]]) -> str:
     """Every contender's figures, medians over the rounds."""
     lines = [
-        "| server | connection | polls/s | CPU s, 1,000: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
+        "| server | connection | polls/s | CPU s: server, PostgreSQL | p50 / p95 / p99 / max ms | MiB | errors |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for contender in CONTENDERS:
