@@ -153,7 +153,8 @@ class Guest:
     present: bool = False
     used_up: bool = False
     light: int = 0
-    """Cycles in which he moves next to nothing, after a lost logout: what is then reported must be seen to be new."""
+    """Cycles in which he moves next to nothing, after a lost logout, and stays: a total that has fallen is charged once
+    a second report confirms it."""
 
 
 @dataclass(slots=True)
@@ -273,7 +274,11 @@ class Gateway:
         beyond its old totals within one interval, unannounced, cannot be told from one that counted on."""
         self.drop(entry)
         guest = entry.guest
-        if self._draw.random() < 0.5 or min(entry.sent.down, entry.sent.up) < 10 * (LIGHT_BYTES + PING_BYTES):
+        if (
+            guest.code.bytes is not None
+            or self._draw.random() < 0.5
+            or min(entry.sent.down, entry.sent.up) < 10 * (LIGHT_BYTES + PING_BYTES)
+        ):
             guest.ip = next_address(guest.ip)
         else:
             guest.light = 3

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from loadtests import harness, plots
 from loadtests.day import DAYS
@@ -400,6 +401,9 @@ def main(words: Sequence[str] | None = None) -> int:
         say(what)
         measured, usage = run_locust(asked, target, run.cores)
         found = reconcile(asked, target)
+        if target.store is not None:
+            with urlopen(f"{target.url}/metrics", timeout=10) as told:  # noqa: S310 - our own server
+                (asked.out / "metrics.txt").write_bytes(told.read())
         facts = run.facts(list(target.watch.values()))
     if asked.server:
         facts["commit"] += " (of the load; what the server runs is not known here)"

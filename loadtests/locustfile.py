@@ -351,7 +351,7 @@ def act(run: World, gateway: Gateway, guest: Guest, moment: Moment) -> None:
     elif moment.act == "arrive" and entry is not None and entry.online:
         # He is back before the gateway has noticed that he was gone.
         guest.present = True
-    elif moment.act == "arrive" or (entry is not None and entry.online):
+    elif moment.act == "arrive" or (entry is not None and entry.online and not guest.light):
         sign_in(run, gateway, guest, moment.at)
 
 
@@ -364,7 +364,7 @@ def leave(run: World, gateway: Gateway, guest: Guest, moment: Moment) -> None:
         elif moment.visit.leave is Leave.LOGOUT and not guest.light:
             guest.present = False
             logout(run, gateway, entry, moment.at)
-        elif moment.visit.leave is Leave.LOST:
+        elif moment.visit.leave is Leave.LOST and not guest.light:
             guest.present = False
             gateway.forget_quietly(entry)
         else:
