@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 # A loop that fails this often without one success in between is not going to recover by being started again.
 LOST_AFTER = 20
 LONGEST_PAUSE_S = 30.0
+# Endless work has no other success than to have gone on for so long.
+WELL_AFTER_S = 60.0
 
 LEASE = sql(
     "jobs.lease",
@@ -42,13 +45,20 @@ RELEASE = sql("jobs.release", "UPDATE job SET leased_until = NULL, outcome = :ou
 
 @dataclass
 class Loop:
-    """A loop's vital signs: how often its work ended well and ill, and how often in a row it failed just now."""
+    """A loop's vital signs: how often its work ended well and ill. `endless` work is never meant to end."""
 
     name: str
+    endless: bool = False
     runs: int = 0
     failures: int = 0
-    failing: int = 0
+    in_a_row: int = 0
+    began: float = 0.0
     wake: Event = field(default_factory=Event)
+
+    @property
+    def failing(self) -> int:
+        """How often in a row its work has failed just now."""
+        return 0 if self.endless and time.monotonic() - self.began > WELL_AFTER_S else self.in_a_row
 
 
 class Jobs:
@@ -66,7 +76,7 @@ class Jobs:
             work()
             raise RuntimeError("a loop that should run for ever has returned")
 
-        self._start(name, once)
+        self._start(Loop(name, endless=True), once)
 
     def every(self, name: str, seconds: float, work: Callable[[], None]) -> Loop:
         """Run `work` each `seconds`, a little spread so that loops do not move in step; sooner when `wake` is set."""
@@ -75,43 +85,49 @@ class Jobs:
             work()
             return seconds * random.uniform(0.9, 1.1)  # noqa: S311
 
-        return self._start(name, once)
+        return self._start(Loop(name), once)
 
-    def _start(self, name: str, once: Callable[[], float]) -> Loop:
-        loop = self.loops[name] = Loop(name)
+    def _start(self, loop: Loop, once: Callable[[], float]) -> Loop:
+        self.loops[loop.name] = loop
         greenlet = gevent.spawn(self._supervise, loop, once)
-        greenlet.name = f"loop {name}"
+        greenlet.name = f"loop {loop.name}"
         self._greenlets.append(greenlet)
         return loop
 
     def _supervise(self, loop: Loop, once: Callable[[], float]) -> None:
-        pause = 0.1
+        away = 0
         while True:
+            loop.began = time.monotonic()
             try:
                 rest = once()
             except Unavailable as error:
                 # The database is away. That is told once by whoever noticed first, and is no fault of the loop's.
                 loop.failures += 1
+                away = 1 if time.monotonic() - loop.began > WELL_AFTER_S else away + 1
                 log.info("background work waits for the database", extra={"loop": loop.name, "error": str(error)})
-                rest = pause = min(LONGEST_PAUSE_S / 6, pause * 2)
+                rest = _pause(away, LONGEST_PAUSE_S / 6)
             except Exception:
                 loop.failures += 1
-                loop.failing += 1
-                log.exception("background work failed", extra={"loop": loop.name, "in_a_row": loop.failing})
-                if loop.failing >= LOST_AFTER:
+                loop.in_a_row = loop.failing + 1
+                log.exception("background work failed", extra={"loop": loop.name, "in_a_row": loop.in_a_row})
+                if loop.in_a_row >= LOST_AFTER:
                     self._on_lost(loop.name)
                     return
-                rest = pause = min(LONGEST_PAUSE_S, pause * 2)
+                rest = _pause(loop.in_a_row, LONGEST_PAUSE_S)
             else:
                 loop.runs += 1
-                loop.failing = 0
-                pause = 0.1
+                loop.in_a_row = away = 0
             loop.wake.wait(rest)
             loop.wake.clear()
 
     def stop(self) -> None:
         """End all loops, wherever they are."""
         gevent.killall(self._greenlets)
+
+
+def _pause(times: int, longest: float) -> float:
+    """How long to rest after so many failures in a row, in seconds."""
+    return min(longest, 0.1 * 2.0**times)
 
 
 def leased(

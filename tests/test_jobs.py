@@ -47,6 +47,29 @@ def test_a_loop_that_keeps_failing_is_reported_as_lost(monkeypatch: pytest.Monke
     assert lost.wait(5)
 
 
+def test_endless_work_that_went_on_for_long_is_not_failing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "WELL_AFTER_S", 0.02)
+    monkeypatch.setattr(jobs, "LOST_AFTER", 3)
+    monkeypatch.setattr(jobs, "LONGEST_PAUSE_S", 0.001)
+    lost: list[str] = []
+    running = Jobs(on_lost=lost.append)
+    failed_often, quiet = Event(), Event()
+
+    def work() -> None:
+        if running.loops["ledger"].failures > 4:
+            failed_often.set()
+            quiet.wait()
+        gevent.sleep(0.03)
+        raise ValueError("now and then")
+
+    running.keep("ledger", work)
+    loop = running.loops["ledger"]
+    assert failed_often.wait(5)
+    gevent.sleep(0.03)
+    assert (loop.failures, loop.failing, lost) == (5, 0, [])
+    running.stop()
+
+
 def test_a_loop_that_should_run_for_ever_and_returns_counts_as_failed() -> None:
     running = Jobs(on_lost=[].append)
     running.keep("ledger", lambda: None)
