@@ -146,7 +146,9 @@ WRITE = sql(
                l.id AS line_id, COALESCE(l.session_id, s.id) AS owner_id,
                l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
                l.at < h.restarted_at OR now() - l.at > (3 * r.every + 60) * INTERVAL '1 second' AS armed,
-               CAST(r.rate * EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at)) + %(burst)s AS bigint) AS most
+               -- A transaction that began later may have written before: its moment lies ahead of ours.
+               CAST(r.rate * GREATEST(0, EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at))) + %(burst)s
+                    AS bigint) AS most
           FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
                       CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]), CAST(%(up)s AS bigint[]),
                       CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]), CAST(%(rate)s AS bigint[]))

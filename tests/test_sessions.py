@@ -432,6 +432,15 @@ class TestCounterLines:
         phone.polls(10**12)
         assert cafe.used(grant)[0] >= charged + 1_000_000_000
 
+    def test_a_report_written_before_ours_by_a_later_transaction_takes_nothing_back(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000, 10)
+        cafe.change("UPDATE counter_line SET at = now() + INTERVAL '1 second'")
+        phone.polls(1500, 15)
+        assert cafe.used(grant) == (1500, 15)
+
     def test_a_made_up_token_on_a_guests_entry_neither_hides_nor_doubles_its_traffic(self, cafe: Cafe) -> None:
         grant = cafe.grant()
         phone = cafe.phone()
