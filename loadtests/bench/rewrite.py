@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -117,9 +118,9 @@ async def _write_batches(app: FastAPI) -> None:
             told, tokens, gateways, macs, ips, downs, ups = (list(column) for column in zip(*taken, strict=True))
             size = len(taken)
             values = {
-                "n": list(range(size)), "token": tokens, "gateway": gateways, "mac": macs, "ip": ips, "down": downs,
+                "token": tokens, "gateway": gateways, "mac": macs, "ip": ips, "down": downs,
                 "up": ups, "logout": [False] * size, "repeats": [False] * size, "every": [3600] * size,
-                "silence": [10860] * size, "rate": [10**12] * size, "burst": ledger.BURST_BYTES,
+                "rate": [10**12] * size, "burst": ledger.BURST_BYTES,
             }  # fmt: skip
             found: Any = []
             async with db.transaction():
@@ -128,11 +129,19 @@ async def _write_batches(app: FastAPI) -> None:
             answers = [DENY] * size
             for facts in found:
                 if facts["state"] == "active":
-                    answers[facts["n"]] = ALLOW
+                    answers[facts["n"] - 1] = ALLOW
             for one, said in zip(told, answers, strict=True):
                 one.set_result(said)
             if app.state.waiting:
                 app.state.wake.set()
+
+
+async def _or_exit(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:
+        logging.exception("the writer failed")
+        os._exit(1)
 
 
 async def _prepared(db: Any, statement: TextClause) -> tuple[Any, list[str]]:
@@ -152,9 +161,13 @@ def _app(answer: Any, writer: Any = None) -> FastAPI:
         async with asyncpg.create_pool(url, min_size=size, max_size=size, server_settings=settings) as pool:
             app.state.pool = pool
             app.state.gateways = {row["gw_id"]: row["id"] for row in await pool.fetch("SELECT id, gw_id FROM gateway")}
-            task = asyncio.create_task(writer(app)) if writer else None
-            yield
-            if task:
+            if writer is None:
+                yield
+                return
+            # A writer that fails must not leave everybody waiting in silence.
+            async with asyncio.TaskGroup() as tasks:
+                task = tasks.create_task(_or_exit(writer(app)))
+                yield
                 task.cancel()
 
     app = FastAPI(lifespan=lifespan, default_response_class=PlainTextResponse)
