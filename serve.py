@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="serve.py", description="Gatepost: guest Wi-Fi authentication.")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml beside serve.py)")
     parser.add_argument("--version", action="version", version=f"Gatepost {__version__}")
-    # How the leader starts a worker: its number, the listening socket, and where it says that it answers.
-    parser.add_argument("--worker", type=int, nargs=3, metavar=("N", "LISTENER", "READY"), help=argparse.SUPPRESS)
+    # How the leader starts a worker: its number, the listening socket, where it says that it answers, and by whom.
+    parser.add_argument("--worker", type=int, nargs=4, metavar=("N", "SOCKET", "READY", "PID"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
         settings = config.load(options.config)
@@ -73,9 +73,11 @@ def main(arguments: list[str]) -> int:
         return 1
     logs.configure(settings.log.level, settings.log.format)
     if options.worker is not None:
-        number, listening, ready = options.worker
+        number, listening, ready, leader = options.worker
         listener = socket.socket(fileno=listening)
-        return _work(settings, settings.database.url, listener, lambda: os.write(ready, b"."), worker=number)
+        return _work(
+            settings, settings.database.url, listener, lambda: os.write(ready, b"."), worker=number, leader=leader
+        )
     try:
         listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
         with database(settings) as (url, postgres):
@@ -94,13 +96,16 @@ def _work(
     ready: Callable[[], object],
     postgres: Postgres | None = None,
     worker: int = 0,
+    leader: int = 0,
 ) -> int:
-    """Answer on the listener until a signal comes."""
+    """Answer on the listener until a signal comes, or the `leader` is gone: its successor needs the address."""
     server = Server(settings, url, listener, worker)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stopped.set())
     if postgres is not None:
         server.jobs.keep("postgres", lambda: postgres.supervise(log.error))
+    if leader:
+        server.jobs.every("leader", 0.5, lambda: None if os.getppid() == leader else server.stopped.set())
     server.start()
     calm_collector()
     ready()
@@ -132,9 +137,16 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
 
     def start(number: int) -> subprocess.Popen[bytes]:
         handed = [listener.fileno(), tell]
-        return subprocess.Popen([*command, *map(str, (number, *handed))], env=environment, pass_fds=handed)
+        return subprocess.Popen([*command, *map(str, (number, *handed, os.getpid()))], env=environment, pass_fds=handed)
 
-    keeper = Jobs(lambda _: stopped.set())
+    lost: list[str] = []
+
+    def lose(loop: str) -> None:
+        log.critical("background work is lost, and the process ends", extra={"loop": loop})
+        lost.append(loop)
+        stopped.set()
+
+    keeper = Jobs(lose)
     if postgres is not None:
         keeper.keep("postgres", lambda: postgres.supervise(log.error))
     workers = [start(number + 1) for number in range(settings.server.workers)]
@@ -153,10 +165,19 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
     listener.close()
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
-    statuses = [worker.wait(settings.server.drain_seconds + 10) for worker in workers]
+    statuses = [_ended(worker, settings.server.drain_seconds + 10) for worker in workers]
     keeper.stop()
     # One that was told to stop while it was still starting ends by the signal itself.
-    return 1 if set(statuses) - {0, -signal.SIGTERM} else 0
+    return 1 if lost or set(statuses) - {0, -signal.SIGTERM} else 0
+
+
+def _ended(worker: subprocess.Popen[bytes], seconds: float) -> int:
+    """The exit status of a worker that was told to stop. One that does not is killed: nobody else could end it."""
+    try:
+        return worker.wait(seconds)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        return worker.wait()
 
 
 def _welcome(settings: Settings, url: str, listener: socket.socket) -> None:
