@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -87,12 +87,14 @@ class Health:
 
     @property
     def key_missing(self) -> bool:
-        """Whether the last call that told was one without the key, from a gateway that has shown it."""
-        return (
-            self.keyed
-            and self.key_missing_at is not None
-            and (self.key_seen_at is None or self.key_missing_at > self.key_seen_at)
-        )
+        """Whether calls come without the key, in the name of a gateway that has shown it.
+
+        A router may show its key in one of its two lines and not in the other: then its pings prove themselves once in
+        each interval, and its guests are all turned away.
+        """
+        if self.keys == 0 or self.key_seen_at is None or self.key_missing_at is None:
+            return False
+        return self.key_missing_at > self.key_seen_at - timedelta(seconds=self.gateway.interval_seconds)
 
 
 HEARTBEATS = sql(
@@ -183,11 +185,16 @@ def heartbeats(db: Connection, heard: Sequence[tuple[GatewayFacts, Trust, Ping]]
         waiting = later
     missing = [facts.id for facts, trust, _ in heard if trust is Trust.KEY_MISSING]
     if missing:
-        db.execute(KEY_MISSING, {"ids": missing, "now": now})
+        miss_key(db, missing, now)
     # So that every process learns that calls without the key are not to be believed from now on.
     first = [facts.id for facts, trust, _ in heard if trust is Trust.KEYED and not facts.keyed]
     if first:
         db.execute(TOUCH, {"ids": first})
+
+
+def miss_key(db: Connection, gateway_ids: Collection[int], now: datetime) -> None:
+    """Note that somebody called in the name of these gateways without the key that they have shown before."""
+    db.execute(KEY_MISSING, {"ids": sorted(gateway_ids), "now": now})
 
 
 def health(db: Connection, gateway_id: int, now: datetime) -> Health | None:

@@ -7,7 +7,7 @@ import hmac
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from portal import wifidog
-from portal.gateways.heartbeats import GatewayFacts, Ping, Trust, heartbeats
+from portal.gateways.heartbeats import GatewayFacts, Ping, Trust, heartbeats, miss_key
 from portal.gateways.records import key_hash, learn_device, note_unknown
 from portal.store import Store, Unavailable, sql
 
@@ -112,7 +112,8 @@ class Gateways:
     def trust(self, gateway: GatewayFacts, key: str) -> Trust:
         """What `key`, "" for none, is worth in a call that names `gateway`.
 
-        One device has one configuration and so one key for all its gateways: a key of one of them speaks for all.
+        One device has one configuration and so one key for all its gateways: a key of one of them speaks for all, in
+        its own network. Which device it is, a gateway says itself, and another network's may say anything.
         """
         if key and self._fits(gateway, key):
             return Trust.KEYED
@@ -140,6 +141,11 @@ class Gateways:
             with self._store.transaction("jobs", caller="inbox") as db:
                 note_unknown(db, gw_id, now, device_id=device_id, dialect=dialect)
 
+    def miss_key(self, gateways: Collection[GatewayFacts], now: datetime) -> None:
+        """Calls came in their name that lacked the key which they have shown. Raises Unavailable."""
+        with self._store.transaction("jobs", caller="keys missing") as db:
+            miss_key(db, [facts.id for facts in gateways], now)
+
     def learn(self, gateway: GatewayFacts, device_id: str) -> None:
         """A call of `gateway` that is believed named its device, by which alone apfree pings. Raises Unavailable."""
         if device_id and device_id != gateway.device_id:
@@ -150,7 +156,7 @@ class Gateways:
     def _fits(self, gateway: GatewayFacts, key: str) -> bool:
         given, fits = key_hash(key), False
         for facts in (gateway, *self.of_device(gateway.device_id)):
-            for stored, expires in facts.keys:
+            for stored, expires in facts.keys if facts.network_id == gateway.network_id else ():
                 if hmac.compare_digest(given, stored):
                     fits |= expires is None or expires > self._store.clock.now()
         return fits

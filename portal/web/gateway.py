@@ -54,6 +54,7 @@ class Heard:
         self._pings: dict[tuple[str, str, str], Ping] = {}
         self._strangers: dict[str, tuple[str, Dialect]] = {}
         self._devices: dict[str, tuple[GatewayFacts, str]] = {}
+        self._keyless: dict[int, GatewayFacts] = {}
 
     def heartbeat(self, beat: Heartbeat, source: str, software: str) -> None:
         """Keep a ping to be written."""
@@ -67,11 +68,19 @@ class Heard:
         """A gateway that is believed named the device it runs on."""
         self._put(self._devices, gateway.gw_id, (gateway, device_id))
 
+    def keyless(self, gateway: GatewayFacts) -> None:
+        """A call about a guest came in the name of a gateway without the key which that one has shown."""
+        self._put(self._keyless, gateway.id, gateway)
+
     def write(self) -> None:
-        """Write what has been heard since the last time. Raises Unavailable; then it is kept unless newer has come."""
+        """Write what has been heard since the last time.
+
+        Raises Unavailable; then heartbeats are kept unless newer ones have come. The rest comes again by itself.
+        """
         pings, self._pings = self._pings, {}
         strangers, self._strangers = self._strangers, {}
         devices, self._devices = self._devices, {}
+        keyless, self._keyless = self._keyless, {}
         now = self._store.clock.now()
         try:
             for gateway, device_id in devices.values():
@@ -79,6 +88,8 @@ class Heard:
             if pings:
                 # In one order everywhere, so that two processes never wait for each other's rows.
                 self._gateways.hear([pings[key] for key in sorted(pings)], now)
+            if keyless:
+                self._gateways.miss_key(keyless.values(), now)
             for gw_id, (device_id, dialect) in strangers.items():
                 self._gateways.note(gw_id, device_id, dialect, now)
         except Unavailable:
@@ -161,7 +172,10 @@ class GatewayDoor:
         if gateway is None:
             self._heard.stranger(gw_id, device_id, dialect)
             return None
-        if gateway.state != "adopted" or self._gateways.trust(gateway, key) is Trust.KEY_MISSING:
+        if gateway.state != "adopted":
+            return None
+        if self._gateways.trust(gateway, key) is Trust.KEY_MISSING:
+            self._heard.keyless(gateway)
             return None
         if device_id and device_id != gateway.device_id:
             self._heard.device(gateway, device_id)

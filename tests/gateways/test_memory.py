@@ -307,3 +307,34 @@ def test_a_flood_of_unknown_gateways_writes_a_few_rows_a_second(hotel: Hotel) ->
 def test_a_ping_of_nobody_known_by_device_leaves_nothing(hotel: Hotel) -> None:
     hotel.pings(gw_id="", device_id="dev-9")
     assert hotel.inbox() == []
+
+
+def test_a_device_that_another_network_claims_does_not_lend_its_key(hotel: Hotel) -> None:
+    lobby = hotel.adds("lobby", device_id="dev-1")
+    hotel.pings(hotel.makes_key(lobby))
+    with hotel.store.transaction() as db:
+        other = networks.add(db, "mallory", "Mallory", hotel.now)
+        claims = gateways.add(db, other.id, "claims", hotel.now)
+        gateways.learn_device(db, claims.id, "dev-1")
+    key = hotel.makes_key(claims)
+    hotel.memory.refresh()
+    assert hotel.trust(key, "claims") is Trust.KEYED
+    assert hotel.trust(key, "lobby") is Trust.KEY_MISSING
+
+
+def test_a_router_whose_pings_alone_carry_the_key_raises_an_alarm(hotel: Hotel) -> None:
+    lobby = hotel.adds("lobby")
+    key = hotel.makes_key(lobby)
+    hotel.memory.refresh()
+    hotel.pings(key)
+    hotel.memory.refresh()
+    facts = hotel.memory.find("lobby")
+    assert facts is not None
+    hotel.memory.miss_key([facts], hotel.now)
+    assert hotel.health(lobby).key_missing
+    hotel.now += timedelta(seconds=50)
+    hotel.pings(key)
+    assert hotel.health(lobby).key_missing, "a ping with the key says nothing about the other line"
+    hotel.now += timedelta(seconds=60)
+    hotel.pings(key)
+    assert not hotel.health(lobby).key_missing
