@@ -274,7 +274,7 @@ END_SILENT = sql(
          WHERE s.state = 'active'
            AND s.reported_at < CAST(:now AS timestamptz)
                                - (:intervals * w.interval_seconds * INTERVAL '1 second' + CAST(:grace AS interval))
-         ORDER BY s.id
+         LIMIT :most
            FOR NO KEY UPDATE OF s SKIP LOCKED
     )
     UPDATE session s
@@ -287,7 +287,14 @@ END_SILENT = sql(
 
 FORGET_MINTED = sql(
     "sessions.forget_minted",
-    "DELETE FROM session WHERE state = 'minted' AND minted_at < CAST(:now AS timestamptz) - INTERVAL '1 day'",
+    """
+    DELETE FROM session
+     WHERE id = ANY (ARRAY(SELECT s.id
+                             FROM session s
+                            WHERE s.state = 'minted' AND s.minted_at < CAST(:now AS timestamptz) - INTERVAL '1 day'
+                            LIMIT :most
+                              FOR UPDATE SKIP LOCKED))
+    """,
 )
 
 # Ended for a day and booked to the byte: out of the hot table, with its lines, from which it can be recounted.
@@ -446,16 +453,18 @@ def end(
     return ended > 0
 
 
-def end_silent(db: Connection, now: datetime) -> int:
-    """End every session that its gateway has not mentioned for three intervals and a minute. How many."""
-    return db.execute(
-        END_SILENT, {"now": now, "intervals": access.SILENT_INTERVALS, "grace": access.SILENT_GRACE}
-    ).rowcount
+def end_silent(db: Connection, now: datetime, most: int = 500) -> int:
+    """End sessions that their gateways have not mentioned for three intervals and a minute, so many at most. How many.
+
+    One that is being reported at this moment is not silent, and is left alone.
+    """
+    silence = {"intervals": access.SILENT_INTERVALS, "grace": access.SILENT_GRACE}
+    return db.execute(END_SILENT, {"now": now, "most": most} | silence).rowcount
 
 
-def forget_minted(db: Connection, now: datetime) -> int:
-    """Delete tokens that no gateway ever showed, a day after they were minted. How many."""
-    return db.execute(FORGET_MINTED, {"now": now}).rowcount
+def forget_minted(db: Connection, now: datetime, most: int = 500) -> int:
+    """Delete tokens that no gateway ever showed, a day after they were minted, at most so many. How many."""
+    return db.execute(FORGET_MINTED, {"now": now, "most": most}).rowcount
 
 
 def archive(db: Connection, now: datetime, most: int = 500) -> int:

@@ -35,7 +35,7 @@ Task = Callable[[datetime], object]
 def tasks(store: Store, retention: Retention) -> list[tuple[str, timedelta, Task]]:
     """Each task's name, how often it is due, and the task; what it returns is kept as the outcome of its last run."""
     return [
-        ("silence", timedelta(seconds=20), lambda now: _once(store, "silence", sessions.end_silent, now)),
+        ("silence", timedelta(seconds=20), lambda now: _in_steps(store, "silence", sessions.end_silent, now)),
         ("usage", timedelta(minutes=5), lambda now: _in_steps(store, "usage", ledger.roll_usage, now)),
         ("archive", timedelta(minutes=10), lambda now: archive(store, now)),
         ("forget", timedelta(hours=1), lambda now: forget(store, now)),
@@ -56,9 +56,8 @@ def archive(store: Store, now: datetime) -> int:
 
 def forget(store: Store, now: datetime) -> int:
     """Delete tokens nobody showed, operators' sessions and links that are over, and budgets that are full again."""
-    return sum(
-        _once(store, "forget", work, now) for work in (sessions.forget_minted, operators.forget, throttle.forget)
-    )
+    others = sum(_once(store, "forget", work, now) for work in (operators.forget, throttle.forget))
+    return others + _in_steps(store, "forget", sessions.forget_minted, now)
 
 
 def retain(store: Store, retention: Retention, now: datetime) -> str:

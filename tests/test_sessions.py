@@ -251,6 +251,18 @@ def test_silence_ends_a_session_and_a_later_poll_opens_it_again(cafe: Cafe) -> N
     assert cafe.used(grant) == (1500, 0)
 
 
+def test_a_venue_that_lost_its_power_is_put_away_in_small_steps(cafe: Cafe) -> None:
+    for number in range(1, 6):
+        cafe.phone(number).comes_online(cafe.grant())
+    cafe.pass_time(241)
+    cafe.phone(6).comes_online(cafe.grant())
+    ended = []
+    for _ in range(4):
+        with cafe.store.transaction() as db:
+            ended.append(sessions.end_silent(db, cafe.store.database_now(), most=2))
+    assert ended == [2, 2, 1, 0]
+
+
 def test_a_silent_session_stays_closed_when_its_device_slot_is_taken(cafe: Cafe) -> None:
     grant = cafe.grant(devices=1)
     phone, other = cafe.phone(1), cafe.phone(2)
