@@ -567,7 +567,7 @@ class Ledger:
 
     def _write(self, slots: Sequence[Slot]) -> None:
         started = time.monotonic()
-        with self._store.cursor("polls", caller="ledger", seconds=self._attempt_s, statements=PREPARED) as cursor:
+        with self._store.cursor("ledger", caller="ledger", seconds=self._attempt_s, statements=PREPARED) as cursor:
             cursor.execute(BATCH, arrays([slot.entry for slot in slots]))
             rows = cursor.fetchall()
         for row in rows:

@@ -150,7 +150,8 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Keyring:
 
 # As in production, except that a slow machine under a full test run is no reason to fail.
 TEST_LIMITS = {
-    "polls": Limits(3, 50, 5.0, 5_000, 200, 10.0, plain_plans=True),
+    "ledger": Limits(1, 1, 5.0, 5_000, 200, 10.0, plain_plans=True),
+    "polls": Limits(2, 50, 5.0, 5_000, 200, 10.0, plain_plans=True),
     "guests": Limits(8, 100, 5.0, 5_000, 2_000, 10.0),
     "operators": Limits(4, 20, 5.0, 10_000, 5_000, 15.0),
     "jobs": Limits(3, 20, 30.0, 60_000, 10_000, 90.0),
