@@ -192,6 +192,19 @@ def test_a_worker_that_dies_is_started_again(venue_on: Callable[..., Venue]) -> 
     assert venue.live.stop() == 0
 
 
+def test_workers_make_room_when_their_leader_is_gone(venue_on: Callable[..., Venue]) -> None:
+    venue = venue_on(server__workers="2")
+    assert venue.live.process is not None
+    left = workers_of(venue.live.process.pid)
+    venue.live.kill()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in left):
+        assert time.monotonic() < end, "workers hold the address that their leader's successor needs"
+        gevent.sleep(0.05)
+    venue.live.start()
+    assert venue.live.stop() == 0
+
+
 def workers_of(leader: int) -> list[int]:
     children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
     return [int(pid) for pid in children if b"--worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
