@@ -1,8 +1,8 @@
 """A bare "ok" on the product's own front door: `python -m gevent.monkey --module loadtests.bench.ok PORT`.
 
 The least that a poll can cost on this server: the same sockets, deadlines, limits and framing, and a constant answer in
-the door's quickest form, from a process that looks for garbage as seldom as the product's. What the product takes beyond
-this is what it does.
+the door's quickest form, from a process that looks for garbage as seldom as the product's. What the product takes
+beyond this is what it does.
 """
 
 from __future__ import annotations
