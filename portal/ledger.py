@@ -359,7 +359,7 @@ class Ledger:
         self._queue: dict[tuple[int, str, str], Slot] = {}
         # Reports that cannot be folded into the one of the same list entry that is waiting: they go one batch later.
         self._later: dict[tuple[int, str, str], Slot] = {}
-        # Facts as plain tuples, which the garbage collector forgets: 100,000 of Facts' own kind took it 120 ms to look at.
+        # Plain tuples, which the garbage collector forgets: 100,000 Facts of their own kind took it 120 ms to look at.
         self._known: dict[str, tuple[Any, ...]] = {}
         # Which token owns a list entry, as of the last commit that spoke of it.
         self._owners: dict[tuple[int, str, str], str] = {}
