@@ -26,7 +26,6 @@ import socket
 import sys
 import threading
 import time
-from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ import gevent
 import requests
 from gevent.pool import Group
 from locust import User, events, task
+from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from loadtests.day import Day, Leave, Visit
@@ -486,14 +486,17 @@ class Desk(User):
 
 
 @events.init_command_line_parser.add_listener
-def options(parser: ArgumentParser) -> None:
+def options(parser: LocustArgumentParser) -> None:
     """Our own options, on the command line and on locust's web page."""
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the run lasts")
     parser.add_argument("--gateways", type=int, default=50, help="how many gateways, of those in --keys")
     parser.add_argument("--guests", type=int, default=1000, help="how many guests, as far as the codes go")
     parser.add_argument("--operators", type=int, default=2, help="how many at the desk, if --desk names one")
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between two polls of a guest")
-    parser.add_argument("--shape", default="steady", choices=list(SHAPES), help="what the day looks like")
+    # Locust's page has its own list of shapes, with --class-picker.
+    parser.add_argument(
+        "--shape", default="steady", choices=list(SHAPES), help="what the day looks like", include_in_web_ui=False
+    )
     parser.add_argument("--keys", default="", help="CSV with the columns gw_id and key")
     parser.add_argument("--codes", default="", help="CSV with the column code (and devices, bytes)")
     parser.add_argument("--desk", default="", help="CSV with the columns email, password and network (its slug)")
