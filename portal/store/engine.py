@@ -301,11 +301,6 @@ class Store:
         for pool in self._pools.values():
             pool.engine.dispose()
 
-    def after_fork(self) -> None:
-        """To be called in a child process: the parent's connections are its own, and are left alone."""
-        for pool in self._pools.values():
-            pool.engine.dispose(close=False)
-
 
 _NOW = sql("store.now", "SELECT clock_timestamp()")
 _SETTINGS = sql(

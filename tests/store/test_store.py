@@ -532,27 +532,6 @@ def test_interrupting_at_random_moments_loses_no_connection_and_mixes_no_answers
         pass  # both can still be had
 
 
-def test_a_child_process_opens_connections_of_its_own(small: Store) -> None:
-    with small.read() as db:
-        ours = backend_of(db)
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        told = b"?"
-        with contextlib.suppress(BaseException):
-            small.after_fork()
-            with small.read() as db:
-                told = str(backend_of(db)).encode()
-        os.write(writing, told)
-        os._exit(0)
-    theirs = os.read(reading, 100)
-    os.close(reading)
-    os.close(writing)
-    assert theirs.isdigit()
-    assert int(theirs) != ours
-    with small.read() as db:
-        assert backend_of(db) == ours
-
-
 # -- what is asserted at the start, and what time it is
 
 
