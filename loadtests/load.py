@@ -142,10 +142,10 @@ def own_server(asked: argparse.Namespace, cores: harness.Cores) -> Iterator[Targ
 
 
 def seed(store: Store, keyring: Keyring, state: Path, asked: argparse.Namespace) -> tuple[Path, Path, Path]:
-    """One network with three plans, its gateways, vouchers and an operator; the files that tell the load of them."""
+    """One network with three plans, its gateways, vouchers and operators; the files that tell the load of them."""
     now = store.database_now()
-    hashed = secrets.token_urlsafe(24)
-    password_hash = Offload().hash_password(hashed)
+    password = secrets.token_urlsafe(24)
+    password_hash = Offload().hash_password(password)
     with store.transaction() as db:
         network = networks.add(db, SLUG, "Load test", now, language="en")
         plans = {
@@ -168,13 +168,16 @@ def seed(store: Store, keyring: Keyring, state: Path, asked: argparse.Namespace)
                                            (little, share, 1, limit)):  # fmt: skip
             issued = vouchers.issue(db, keyring, plan, max(1, count), now)[1]
             codes += [(code, devices, most) for code in issued]
-        operator, _ = operators.add(db, "load@example.org", Role.MANAGER, network.id, now)
-        operators.set_password(db, operator, password_hash)
+        # Each has an account of his own: two who sign in to one at the same moment are taken for somebody who guesses.
+        staff = [(f"load-{number}@example.org", password, SLUG) for number in range(max(1, asked.operators))]
+        for email, *_ in staff:
+            operator, _ = operators.add(db, email, Role.MANAGER, network.id, now)
+            operators.set_password(db, operator, password_hash)
     secrets.SystemRandom().shuffle(codes)
     files = state / "keys.csv", state / "codes.csv", state / "desk.csv"
     _csv(files[0], ("gw_id", "key"), keys)
     _csv(files[1], ("code", "devices", "bytes"), codes)
-    _csv(files[2], ("email", "password", "network"), [("load@example.org", hashed, SLUG)])
+    _csv(files[2], ("email", "password", "network"), staff)
     return files
 
 
