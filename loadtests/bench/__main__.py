@@ -115,7 +115,7 @@ class Bench:
             "PORTAL_SERVER__HOST": "127.0.0.1",
             "PORTAL_SERVER__PORT": str(port),
         }
-        alive = harness.answers(port, "/healthz") if contender.name == "gatepost" else harness.accepts(port)
+        alive = harness.answers(port, "/healthz" if contender.name == "gatepost" else "/alive")
         name = f"bench-{contender.name}"
         with Program(name, contender.command(port), self.cores.server, alive, env) as program:
             yield program, port
