@@ -184,15 +184,17 @@ class Server:
         return cut + unwritten
 
     def wrong(self) -> dict[str, str]:
-        """What keeps this process from doing its work, by part; empty when it is ready."""
+        """What keeps this process from doing its work: a word for anybody, with what is known about it for the log."""
         found = {}
         try:
             self.store.database_now("jobs")
         except Unavailable as error:
             found["database"] = str(error)
-        found |= {f"loop {loop.name}": "keeps failing" for loop in self.jobs.loops.values() if loop.failing > 2}
+        failing = sorted(loop.name for loop in self.jobs.loops.values() if loop.failing > 2)
+        if failing:
+            found["background"] = f"keeps failing: {', '.join(failing)}"
         if self.door.draining:
-            found["door"] = "stopping"
+            found["draining"] = "was told to stop"
         return found
 
     def _tick(self) -> None:
