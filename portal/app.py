@@ -79,6 +79,7 @@ class Server:
         self.offload = Offload()
         self.diagnostics = Diagnostics(settings.state / "profiles")
         self.jobs = Jobs(self._lose)
+        self.listening = upkeep.Listening()
         self._hear = threading.Event()
         self.heard = gateway.Heard(self.store, self.gateways, self._hear.set)
         self.pages = self._pages()
@@ -108,7 +109,10 @@ class Server:
             clock=self.store.clock.now,
             metrics=self.metrics,
         )
-        pages.register_blueprint(probes.blueprint(self._exposition, self.wrong, self._metrics_token()))
+        behind = self.settings.server.public_url.startswith("https:") and not self.settings.server.trusted_proxies
+        pages.register_blueprint(
+            probes.blueprint(self._exposition, self.wrong, self._metrics_token(), unknown_proxy=behind)
+        )
         pages.register_blueprint(guest.blueprint(portal))
         guards.install(pages, portal)
         pages.register_blueprint(desk.blueprint(portal))
@@ -162,7 +166,7 @@ class Server:
         self.jobs.keep("heartbeats", self._write_heard)
         self.jobs.every("gateways", 1, self.gateways.refresh)
         self.jobs.every("clock", 10, self._tick)
-        for name, every, work in upkeep.tasks(self.store, self.settings.retention):
+        for name, every, work in upkeep.tasks(self.store, self.settings.retention, self.listening):
             self.jobs.every(name, every.total_seconds() / 3, leased(self.store, name, every, work))
         if self._worker:
             self.jobs.every("metrics", PUBLISH_SECONDS, self._publish)
@@ -198,7 +202,9 @@ class Server:
         return found
 
     def _tick(self) -> None:
-        self.store.database_now("jobs")
+        now = self.store.database_now("jobs")
+        if not self.ledger.broken:
+            self.listening.go_on(now)
 
     def _write_heard(self) -> None:
         while True:

@@ -114,12 +114,35 @@ def _tls(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("good", "TLS", f"{settings.server.public_url} answers with a certificate that is valid here")
+        yield from _metrics(settings)
     if not settings.server.trusted_proxies:
         yield Finding(
             "warn",
             "proxy",
-            "server.trusted_proxies is empty, so the proxy's address is taken for everybody's",
+            "server.trusted_proxies is empty, so the proxy's address is taken for everybody's; "
+            "/metrics is closed to programs on this machine too, unless they show a token",
             'Set it to the proxy\'s address, such as ["127.0.0.1"].',
+        )
+
+
+def _metrics(settings: Settings) -> Iterator[Finding]:
+    """Whether /metrics can be read from anywhere: a proxy that hides for whom it asks passes for a program here."""
+    public = urlsplit(settings.server.public_url)
+    connection = http.client.HTTPSConnection(public.hostname or "", public.port, timeout=3)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        shown = answer.status == 200 and b"gatepost_" in answer.read(100_000)
+    except (OSError, http.client.HTTPException):
+        return  # what keeps browsers away is another finding
+    finally:
+        connection.close()
+    if shown:
+        yield Finding(
+            "bad",
+            "metrics",
+            f"anybody can read {settings.server.public_url}/metrics: the proxy does not say for whom it asks",
+            'Let it send X-Forwarded-For (README, TLS), or set metrics.access = "token".',
         )
 
 

@@ -133,6 +133,37 @@ def test_a_certificate_that_browsers_refuse_is_told(patient: Patient, certificat
     assert (finding.level, "its certificate is refused" in finding.said) == ("warn", True)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "found"),
+    [
+        ("200 OK", "# HELP gatepost_accepted_total\n", True),
+        ("403 Forbidden", "This is for programs on this machine.\n", False),
+        ("200 OK", "<title>Something else</title>", False),
+    ],
+)
+def test_metrics_that_a_proxy_shows_to_anybody_are_red(
+    patient: Patient, certificate: Path, monkeypatch: pytest.MonkeyPatch, status: str, body: str, *, found: bool
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    asked: list[str] = []
+
+    def proxy(environ: Any, start_response: Any) -> list[bytes]:
+        asked.append(environ["PATH_INFO"])
+        start_response(status, [])
+        return [body.encode()]
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server = WSGIServer(("127.0.0.1", 0), proxy, log=None, ssl_context=context)
+    server.start()
+    patient.server["public_url"] = f"https://localhost:{server.server_port}"
+    findings = {each.thing: each.level for each in patient.examined()}
+    server.stop()
+    assert findings["TLS"] == "good"
+    assert findings.get("metrics") == ("bad" if found else None)
+    assert asked == ["/metrics"]
+
+
 def test_keys_that_others_can_read_are_red(patient: Patient) -> None:
     assert patient.finding("keys").level == "good"
     (patient.state_dir / "keys").chmod(0o644)
@@ -185,10 +216,10 @@ def test_a_server_that_is_ready_is_seen(patient: Patient, answering: dict[str, s
 
 
 def test_a_server_that_is_not_ready_says_why(patient: Patient, answering: dict[str, str]) -> None:
-    answering |= {"status": "503 Service Unavailable", "body": "database: gone\nloop ledger: keeps failing\n"}
+    answering |= {"status": "503 Service Unavailable", "body": "background\ndatabase\n"}
     finding = patient.finding("server")
     assert finding.level == "bad"
-    assert "database: gone, loop ledger: keeps failing" in finding.said
+    assert "background, database" in finding.said
 
 
 def test_something_else_on_the_port_is_red(patient: Patient, answering: dict[str, str]) -> None:

@@ -214,7 +214,10 @@ class _Connection:
         self.client.linger()
 
     def _environ(self, request: Request) -> Environ:
-        """The WSGI environ, without a body. Forwarding headers are believed from trusted proxies, and not passed on."""
+        """The WSGI environ, without a body. Forwarding headers are believed from trusted proxies, and not passed on.
+
+        `gatepost.forwarded` stands in it where there were any: somebody else than the peer asks, whoever that may be.
+        """
         fields, peer = request.fields, self.client.address
         environ = {
             **self.door.environ,
@@ -230,6 +233,8 @@ class _Connection:
             environ["CONTENT_TYPE"] = fields.pop("HTTP_CONTENT_TYPE")
         forwarded = {name: fields.pop(name) for name in _FORWARDED if name in fields}
         environ.update(fields)
+        if forwarded:
+            environ["gatepost.forwarded"] = True
         if forwarded and self.door.trusts(peer):
             environ["REMOTE_ADDR"] = self._first_untrusted(forwarded.get("HTTP_X_FORWARDED_FOR", ""))
             scheme = forwarded.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip()

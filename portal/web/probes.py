@@ -2,27 +2,37 @@
 
 Promises: /healthz says that the process answers, and nothing else; /readyz says whether it can do its work, and names
 what is wrong in one word each: anybody may ask, so what the database or a loop had to say about it goes to the log;
-/metrics is read by whom the settings allow. None of them needs a free database connection to answer.
+/metrics is read by whom the settings allow, through a proxy only by whoever shows the token. None of them needs a free
+database connection to answer.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Callable, Mapping
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, request
 
 log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+_OWN_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])?(:\d+)?", re.IGNORECASE)
 
 
-def blueprint(exposition: Callable[[], bytes], ready: Callable[[], Mapping[str, str]], token: str) -> Blueprint:
+def blueprint(
+    exposition: Callable[[], bytes],
+    ready: Callable[[], Mapping[str, str]],
+    token: str,
+    *,
+    unknown_proxy: bool = False,
+) -> Blueprint:
     """The probes. `exposition` is what /metrics shows, `ready` returns what is wrong: the word for /readyz, and for
     the log what is known about it.
 
-    `token` opens /metrics; "" opens it to this machine only.
+    `token` opens /metrics; "" opens it to programs on this machine, unless an `unknown_proxy` stands in front: one
+    that the settings do not list, whose callers all seem to be on this machine.
     """
     probes = Blueprint("probes", __name__)
     told: dict[str, str] = {}  # in the log, about what is wrong just now
@@ -47,12 +57,23 @@ def blueprint(exposition: Callable[[], bytes], ready: Callable[[], Mapping[str, 
         if token:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
-                abort(403)
-        elif request.remote_addr not in LOOPBACK:
-            abort(403)
+                return _text("This takes the token of metrics.token.", 403)
+        elif unknown_proxy or not _from_this_machine():
+            return _text("This is for programs on this machine, and not through a proxy; see metrics.access.", 403)
         return Response(exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return probes
+
+
+def _from_this_machine() -> bool:
+    """Whether a program here asks, and not a proxy here for somebody elsewhere.
+
+    A proxy says for whom it asks (X-Forwarded-For, Forwarded, Via), or passes on the name that was asked for; so does a
+    browser here that a foreign page sends to us. One that hides both is found by the doctor.
+    """
+    forwarded = "gatepost.forwarded" in request.environ or "Via" in request.headers
+    own_name = _OWN_NAME.fullmatch(request.host) is not None
+    return request.remote_addr in LOOPBACK and not forwarded and own_name
 
 
 def _text(text: str, status: int = 200) -> Response:

@@ -376,6 +376,12 @@ def test_nobody_else_may_say_who_is_behind_him(here: House) -> None:
     assert environ["wsgi.url_scheme"] == "http"
     assert environ["HTTP_HOST"] == "portal"
     assert not [name for name in environ if "FORWARDED" in name or "REAL_IP" in name]
+    assert environ["gatepost.forwarded"] is True  # that somebody stands behind him is believed
+
+
+def test_who_asks_for_himself_is_told_from_who_asks_for_another(here: House) -> None:
+    here.ask(get("/x", version="1.0"))
+    assert "gatepost.forwarded" not in here.app.seen[0].environ
 
 
 @pytest.mark.parametrize(
