@@ -263,7 +263,8 @@ BLOCK = sql(
     """,
 )
 
-# Silence is judged by the gateway's own interval; the end of such a session is the last time it was mentioned.
+# Silence is judged by the gateway's own interval, and only while somebody listened; the end of such a session is the
+# last time it was mentioned.
 END_SILENT = sql(
     "sessions.end_silent",
     """
@@ -272,8 +273,9 @@ END_SILENT = sql(
           FROM session s
           JOIN gateway w ON w.id = s.gateway_id
          WHERE s.state = 'active'
-           AND s.reported_at < CAST(:now AS timestamptz)
-                               - (:intervals * w.interval_seconds * INTERVAL '1 second' + CAST(:grace AS interval))
+           AND GREATEST(s.reported_at, CAST(:since AS timestamptz))
+               < CAST(:now AS timestamptz)
+                 - (:intervals * w.interval_seconds * INTERVAL '1 second' + CAST(:grace AS interval))
          LIMIT :most
            FOR NO KEY UPDATE OF s SKIP LOCKED
     )
@@ -453,13 +455,14 @@ def end(
     return ended > 0
 
 
-def end_silent(db: Connection, now: datetime, most: int = 500) -> int:
+def end_silent(db: Connection, now: datetime, since: datetime, most: int = 500) -> int:
     """End sessions that their gateways have not mentioned for three intervals and a minute, so many at most. How many.
 
-    One that is being reported at this moment is not silent, and is left alone.
+    `since` is from when on reports have been heard without a gap: nobody is silent by what we were not there to hear.
+    One that is being reported at this moment is not silent either, and is left alone.
     """
     silence = {"intervals": access.SILENT_INTERVALS, "grace": access.SILENT_GRACE}
-    return db.execute(END_SILENT, {"now": now, "most": most} | silence).rowcount
+    return db.execute(END_SILENT, {"now": now, "since": since, "most": most} | silence).rowcount
 
 
 def forget_minted(db: Connection, now: datetime, most: int = 500) -> int:

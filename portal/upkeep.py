@@ -17,6 +17,8 @@ from portal.store import Store, sql
 from portal.store.migrations import drop_partitions, ensure_partitions
 
 STEP = 500
+# Signs of listening come every ten seconds. What a gap that stays below this hides, access.SILENT_GRACE covers.
+LISTENING_GAP = timedelta(seconds=30)
 
 OLDEST_ENDED = sql("upkeep.oldest_ended", "SELECT min(ended_at) FROM session WHERE state = 'ended'")
 FORGET_AUDIT = sql("upkeep.forget_audit", "DELETE FROM audit WHERE at < :before")
@@ -32,15 +34,47 @@ FORGET_STATIONS = sql(
 Task = Callable[[datetime], object]
 
 
-def tasks(store: Store, retention: Retention) -> list[tuple[str, timedelta, Task]]:
+class Listening:
+    """Since when reports have been heard and written without a gap, as far as this process can tell.
+
+    Every moment is the database's, so a process that was stopped, or a clock that was moved, leaves a gap as well. A
+    process vouches for its own life alone: where several share the work, what it says may be later than the truth, and
+    then a silence is found later; it is never earlier.
+    """
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+        self._last: datetime | None = None
+
+    def go_on(self, now: datetime) -> None:
+        """At `now` reports are heard, and the database takes them."""
+        self._since, self._last = self.since(now), now
+
+    def since(self, now: datetime) -> datetime:
+        """From when on until `now`: `now` itself when it cannot be said, or the last sign is too long ago."""
+        if self._since is None or self._last is None or now - self._last > LISTENING_GAP:
+            return now
+        return self._since
+
+
+def tasks(store: Store, retention: Retention, listening: Listening) -> list[tuple[str, timedelta, Task]]:
     """Each task's name, how often it is due, and the task; what it returns is kept as the outcome of its last run."""
     return [
-        ("silence", timedelta(seconds=20), lambda now: _in_steps(store, "silence", sessions.end_silent, now)),
+        ("silence", timedelta(seconds=20), lambda now: silence(store, listening.since(now), now)),
         ("usage", timedelta(minutes=5), lambda now: _in_steps(store, "usage", ledger.roll_usage, now)),
         ("archive", timedelta(minutes=10), lambda now: archive(store, now)),
         ("forget", timedelta(hours=1), lambda now: forget(store, now)),
         ("retention", timedelta(hours=6), lambda now: retain(store, retention, now)),
     ]
+
+
+def silence(store: Store, since: datetime, now: datetime) -> int:
+    """End the sessions that their gateways do not mention any more, though we have listened `since`. How many."""
+
+    def step(db: Connection, now: datetime, most: int) -> int:
+        return sessions.end_silent(db, now, since, most)
+
+    return _in_steps(store, "silence", step, now)
 
 
 def archive(store: Store, now: datetime) -> int:

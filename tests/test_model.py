@@ -294,8 +294,7 @@ class Walk:
         for router in range(2):
             self.cycle(router)
         self.cafe.pass_time(601)
-        with self.cafe.store.transaction() as db:
-            sessions.end_silent(db, self.cafe.store.database_now())
+        self.cafe.puts_the_silent_away()
         for life in self.world.lives.values():
             if life.state == "active":
                 life.state, life.reason = "ended", "silent"

@@ -243,8 +243,7 @@ def test_silence_ends_a_session_and_a_later_poll_opens_it_again(cafe: Cafe) -> N
     phone.comes_online(grant)
     phone.polls(1000)
     cafe.pass_time(241)
-    with cafe.store.transaction() as db:
-        assert sessions.end_silent(db, cafe.store.database_now()) == 1
+    assert cafe.puts_the_silent_away() == 1
     assert cafe.session_of(phone.token).end_reason == "silent"
     assert phone.polls(1500).answer is ALLOW
     assert cafe.session_of(phone.token).state == "active"
@@ -256,11 +255,21 @@ def test_a_venue_that_lost_its_power_is_put_away_in_small_steps(cafe: Cafe) -> N
         cafe.phone(number).comes_online(cafe.grant())
     cafe.pass_time(241)
     cafe.phone(6).comes_online(cafe.grant())
-    ended = []
-    for _ in range(4):
-        with cafe.store.transaction() as db:
-            ended.append(sessions.end_silent(db, cafe.store.database_now(), most=2))
-    assert ended == [2, 2, 1, 0]
+    assert [cafe.puts_the_silent_away(most=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_nobody_is_silent_by_what_we_were_not_there_to_hear(cafe: Cafe) -> None:
+    phone, other = cafe.phone(1), cafe.phone(2)
+    phone.comes_online(cafe.grant())
+    other.comes_online(cafe.grant())
+    cafe.pass_time(3600)
+    other.polls(1)
+    back = cafe.store.database_now() - timedelta(seconds=239)
+    assert cafe.puts_the_silent_away(since=back) == 0
+    assert cafe.puts_the_silent_away(since=back - timedelta(seconds=2)) == 1
+    assert [cafe.session_of(each.token).state for each in (phone, other)] == ["ended", "active"]
+    ended = cafe.session_of(phone.token)
+    assert ended.ended_at == ended.reported_at, "the end is when it was mentioned last"
 
 
 def test_a_silent_session_stays_closed_when_its_device_slot_is_taken(cafe: Cafe) -> None:
@@ -268,8 +277,7 @@ def test_a_silent_session_stays_closed_when_its_device_slot_is_taken(cafe: Cafe)
     phone, other = cafe.phone(1), cafe.phone(2)
     phone.comes_online(grant)
     cafe.pass_time(241)
-    with cafe.store.transaction() as db:
-        sessions.end_silent(db, cafe.store.database_now())
+    assert cafe.puts_the_silent_away() == 1
     other.comes_online(grant)
     assert phone.polls(1).reason is Reason.DEVICES_FULL
 

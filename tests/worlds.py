@@ -7,7 +7,7 @@ over sockets.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import gevent
@@ -19,6 +19,8 @@ from portal.ledger import Ledger
 from portal.sessions import Sessions
 from portal.store import Store, models, named, sql
 from portal.store.migrations import ensure_partitions
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ class Cafe:
                 columns = [c for c in table.__table__.columns if c.type.python_type.__name__ == "datetime"]
                 moved = {column.name: column - ago for column in columns}
                 db.execute(named("test.pass_time", update(table).values(moved)))
+
+    def puts_the_silent_away(self, since: datetime = LONG_AGO, most: int = 500) -> int:
+        """What upkeep does with sessions that nobody mentions, having listened `since`."""
+        with self.store.transaction() as db:
+            return sessions.end_silent(db, self.store.database_now(), since, most)
 
     def heartbeat(self, uptime: int, *, router: Router | None = None) -> None:
         """A ping of the router, as networks.heartbeat keeps it."""

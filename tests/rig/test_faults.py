@@ -136,6 +136,27 @@ def test_kill_9_of_postgresql_under_polls_loses_and_doubles_nothing(venue_on: Ca
     assert settled(venue) == venue.reported()
 
 
+def test_after_an_hour_without_the_server_nobody_is_taken_for_silent(
+    venue_on: Callable[..., Venue], database_url: str
+) -> None:
+    venue = venue_on(database_url=database_url)
+    gateway = venue.opens("gw-1")
+    for _ in range(3):
+        venue.comes_online(gateway)
+    assert venue.live.stop() == 0
+    venue.live.change("UPDATE session SET reported_at = reported_at - INTERVAL '1 hour'")
+    venue.live.change("DELETE FROM job")
+    venue.live.start()
+    end = time.monotonic() + 15
+    while venue.live.one("SELECT count(*) FROM job WHERE name = 'silence' AND leased_until IS NULL")[0] == 0:
+        assert time.monotonic() < end, "nobody looks for the silent"
+        gevent.sleep(0.1)
+    assert venue.live.one("SELECT count(*) FROM session WHERE state = 'active'")[0] == 3
+    gateway.cycle()
+    assert all(guest.online for guest in venue.guests)
+    assert venue.live.stop() == 0
+
+
 def test_sixteen_racers_in_three_processes_spend_a_code_once(venue_on: Callable[..., Venue]) -> None:
     venue = venue_on(server__workers="3")
     gateway = venue.opens("gw-1")
