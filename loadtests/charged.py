@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loadtests.reconcile import CHARGED, COLUMNS
 from portal import config
-from portal.__main__ import database
+from portal.commands import database
 from portal.store import Store, sql
 
 

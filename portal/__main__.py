@@ -4,601 +4,27 @@ Promises: works beside a running server and without one; standard output holds w
 (codes, lines to paste, links), remarks go to standard error; ends with 0 when it is done, 1 when it could not be done,
 2 when the command makes no sense, and then with one sentence that says why. What it changes is in the record, like
 what is done at the desk.
+
+This is the parser, and imports next to nothing; what the commands do is in commands.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
-import getpass
-import json
-import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from portal import __version__, fields
 
-from portal import (
-    __version__,
-    backup,
-    config,
-    demo,
-    doctor,
-    fields,
-    gateways,
-    guests,
-    keys,
-    networks,
-    operators,
-    vouchers,
-)
-from portal.config import Settings
-from portal.fields import Invalid
-from portal.gateways import Gateway, Health
-from portal.keys import Keyring, KeysError
-from portal.networks import Network, Plan
-from portal.offload import Offload
-from portal.operators import Role
-from portal.store import Store, Unavailable
-from portal.store.embedded import DatabaseNotStarted, Postgres
-from portal.store.migrations import migrate
+# What the commands' own rooms say too; importing those for a page of help would cost a second. Held to be the same by
+# the tests.
+ROLES: Final = ("desk", "manager", "owner")
+LARGEST_BATCH: Final = 100_000
 
-PROGRAM = "python -m portal"
-
-
-class Failed(Exception):
-    """The command cannot be done; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """What commands work with: the settings, the database, the keys, and who gives the orders."""
-
-    settings: Settings
-    store: Store
-    keyring: Keyring
-    now: datetime
-    actor: str
-
-    @contextlib.contextmanager
-    def work(self) -> Iterator[Connection]:
-        """A transaction with time for large batches."""
-        with self.store.transaction("jobs", caller="command") as db:
-            yield db
-
-    def record(
-        self, db: Connection, action: str, subject: str, network: Network | None = None, **detail: object
-    ) -> None:
-        """Note in the same transaction what is done."""
-        network_id = None if network is None else network.id
-        operators.audit(db, self.actor, action, subject, self.now, network_id=network_id, detail=detail)
-
-
-def say(text: str) -> None:
-    """What was asked for."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def remark(text: str) -> None:
-    """What a person should know, apart from what was asked for."""
-    sys.stderr.write(text + "\n")
-
-
-@contextlib.contextmanager
-def database(settings: Settings, *, prepare: bool = True) -> Iterator[str]:
-    """The URL of the settings' database, or of our own, joined or run for as long as the command takes.
-
-    With `prepare` it has the newest schema.
-    """
-    with contextlib.ExitStack() as running:
-        url = settings.database.url or running.enter_context(Postgres(settings.state).running())
-        if prepare:
-            migrate(url)
-        yield url
-
-
-@contextlib.contextmanager
-def office(settings: Settings) -> Iterator[Office]:
-    """Everything a command needs, closed afterwards."""
-    keyring = Keyring.load_or_create(settings.state)
-    with database(settings) as url, _store(url) as store:
-        yield Office(settings, store, keyring, store.database_now("jobs"), _actor())
-
-
-def _actor() -> str:
-    return f"command line ({getpass.getuser()})"
-
-
-@contextlib.contextmanager
-def _store(url: str) -> Iterator[Store]:
-    store = Store(url, application="gatepost command")
-    try:
-        yield store
-    finally:
-        store.dispose()
-
-
-# Networks
-
-
-def network_add(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = networks.add(
-            db,
-            given.slug,
-            given.name,
-            office.now,
-            time_zone=given.time_zone,
-            language=given.language,
-            colour=given.colour,
-        )
-        office.record(db, "network.add", network.slug, network)
-    remark(f"network {network.slug} added: {network.name}, {network.time_zone}, {network.language}")
-
-
-def network_list(office: Office, _given: argparse.Namespace) -> None:
-    with office.work() as db:
-        found = [(n.slug, n.name, n.time_zone, n.language, ", ".join(_ways(n)) or "none") for n in networks.listed(db)]
-    _table(("slug", "name", "time zone", "language", "ways in"), found)
-
-
-def network_set(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.slug)
-        changed = networks.edit(
-            db,
-            network.id,
-            name=given.name,
-            time_zone=given.time_zone,
-            language=given.language,
-            colour=given.colour,
-            support=given.support,
-            terms=_text(given.terms),
-            privacy=_text(given.privacy),
-            vouchers=given.vouchers,
-            accounts=given.accounts,
-        )
-        if given.click_plan is not None:
-            plan = None if given.click_plan == "none" else _plan(db, network, given.click_plan).id
-            networks.set_click_plan(db, network.id, plan)
-        office.record(db, "network.edit", network.slug, network, terms_version=changed.terms_version)
-    remark(f"network {network.slug} changed")
-
-
-def _ways(network: Network) -> list[str]:
-    ways = {"vouchers": network.vouchers, "accounts": network.accounts, "click": network.click_plan_id is not None}
-    return [way for way, offered in ways.items() if offered]
-
-
-# Plans
-
-
-def plan_add(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.network)
-        plan = networks.add_plan(db, network.id, given.terms, office.now)
-        if given.click:
-            networks.set_click_plan(db, network.id, plan.id)
-        office.record(db, "plan.add", plan.name, network)
-    remark(f"plan {plan.name} added to {network.slug}: {_limits(plan)}")
-
-
-def plan_list(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.network)
-        found = [(plan.name, _limits(plan)) for plan in networks.plans(db, network.id)]
-    _table(("name", "limits"), found)
-
-
-def _terms_from(given: argparse.Namespace) -> networks.Terms:
-    return networks.terms(
-        given.name,
-        minutes=given.minutes,
-        clock=given.clock,
-        megabytes=given.megabytes,
-        counts=given.counts,
-        devices=None if given.devices == "any" else given.devices,
-        valid_days=given.valid_days,
-        idle_minutes=given.idle_minutes,
-        period=given.period,
-        period_minutes=given.period_minutes,
-        period_megabytes=given.period_megabytes,
-        cooldown_minutes=given.cooldown_minutes,
-    )
-
-
-def _limits(plan: Plan) -> str:
-    said = []
-    if plan.seconds is not None:
-        said.append(f"{plan.seconds // 60} min{' online' if plan.clock == 'online' else ''}")
-    if plan.bytes is not None:
-        said.append(f"{plan.bytes / fields.MEGABYTE:g} MB{'' if plan.counts == 'both' else ' ' + plan.counts}")
-    if plan.period_seconds is not None:
-        said.append(f"{plan.period_seconds // 60} min a {plan.period}")
-    if plan.period_bytes is not None:
-        said.append(f"{plan.period_bytes / fields.MEGABYTE:g} MB a {plan.period}")
-    said.append("any number of devices" if plan.devices is None else f"{plan.devices} at once")
-    if plan.valid_seconds is not None:
-        said.append(f"for {plan.valid_seconds // 86_400} days")
-    return ", ".join(said)
-
-
-# Gateways
-
-
-def gateway_add(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.network)
-        gateway = gateways.add(
-            db,
-            network.id,
-            given.gw_id,
-            office.now,
-            name=given.name,
-            dialect=given.dialect,
-            address=given.address,
-            interval_seconds=given.interval,
-        )
-        key = gateways.make_key(db, office.keyring, gateway.id, office.now)
-        office.record(db, "gateway.add", gateway.gw_id, network)
-    say(_lines(office, gateway, key))
-    remark(f"gateway {gateway.gw_id} added to {network.slug}; the lines above go into its configuration")
-    if gateway.address is None:
-        remark("it has no recorded address yet: browsers go back to whatever private address they name")
-
-
-def gateway_list(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        names = {network.id: network.slug for network in networks.listed(db)}
-        only = None if given.network is None else [_network(db, given.network).id]
-        found = gateways.adopted(db, office.now, only) + ([] if given.network else gateways.inbox(db, office.now))
-    rows = [
-        (
-            health.gateway.gw_id,
-            names.get(health.gateway.network_id or 0, "(inbox)"),
-            _heard(health, office.now),
-            "keyed" if health.keyed else "no key shown",
-            f"{health.gateway.address}:{health.gateway.port}" if health.gateway.address else "not recorded",
-            health.gateway.name,
-        )
-        for health in found
-    ]
-    _table(("gw_id", "network", "heard", "trust", "address", "name"), rows)
-
-
-def gateway_key(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        gateway, network = _gateway(db, given.gw_id)
-        if given.forget:
-            gateways.forget_keys(db, gateway.id)
-            office.record(db, "gateway.forget_keys", gateway.gw_id, network)
-            remark(f"gateway {gateway.gw_id} is believed without a key from now on")
-            return
-        key = None if given.new else gateways.newest_key(db, office.keyring, gateway.id, office.now)
-        if key is None:
-            key = gateways.make_key(db, office.keyring, gateway.id, office.now)
-            office.record(db, "gateway.key", gateway.gw_id, network)
-            remark(f"a new key for {gateway.gw_id}; one before it stays valid for {gateways.KEY_GRACE.days} days")
-    say(_lines(office, gateway, key))
-
-
-def gateway_address(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        gateway, network = _gateway(db, given.gw_id)
-        changed = gateways.record_address(db, gateway.id, given.address)
-        office.record(db, "gateway.address", gateway.gw_id, network, address=changed.address, port=changed.port)
-    remark(f"browsers of {changed.gw_id} go back to {changed.address}:{changed.port}")
-
-
-def gateway_replace(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        gateway = gateways.replace(db, given.old, given.new, office.now)
-        network = networks.get(db, gateway.network_id) if gateway.network_id else None
-        key = gateways.newest_key(db, office.keyring, gateway.id, office.now)
-        if key is None:
-            key = gateways.make_key(db, office.keyring, gateway.id, office.now)
-        office.record(db, "gateway.replace", f"{given.old} → {gateway.gw_id}", network)
-    say(_lines(office, gateway, key))
-    remark(f"{given.old} is called {gateway.gw_id} now; its guests stay online")
-
-
-def _lines(office: Office, gateway: Gateway, key: str) -> str:
-    host, port = reached_at(office.settings)
-    return gateways.router_lines(host, port, gateway, key)
-
-
-def reached_at(settings: Settings) -> tuple[str, int]:
-    """Where routers reach us over plain HTTP: the public name, else the address we listen on, else the one that this
-    machine would send from."""
-    public = urlsplit(settings.server.public_url)
-    if public.hostname:
-        # TLS is for browsers; routers take the plain port of the same name.
-        return public.hostname, 80 if public.scheme == "https" else public.port or 80
-    if settings.server.host not in ("0.0.0.0", "::", ""):  # noqa: S104
-        return settings.server.host, settings.server.port
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks the kernel which address it would take
-            return str(probe.getsockname()[0]), settings.server.port
-        except OSError:
-            return socket.gethostname(), settings.server.port
-
-
-def browsers_reach_us_at(settings: Settings) -> str:
-    """The address to put in front of links."""
-    if settings.server.public_url:
-        return settings.server.public_url
-    host = settings.server.host
-    return f"http://{'localhost' if host in ('0.0.0.0', '::', '') else host}:{settings.server.port}"  # noqa: S104
-
-
-def _heard(health: Health, now: datetime) -> str:
-    if health.at is None:
-        return "never"
-    seconds = int((now - health.at).total_seconds())
-    ago = (
-        f"{seconds} s ago"
-        if seconds < 120
-        else f"{seconds // 60} min ago"
-        if seconds < 7200
-        else f"{health.at:%F %R} UTC"
-    )
-    return f"{'silent, last ' if health.silent(now) else ''}{ago}"
-
-
-# Vouchers and guests
-
-
-def voucher_issue(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.network)
-        plan = _plan(db, network, given.plan)
-        batch, codes = vouchers.issue(
-            db, office.keyring, plan, given.count, office.now, label=given.label, by=office.actor
-        )
-        office.record(db, "voucher.issue", f"batch {batch.id}", network, plan=plan.name, count=batch.size)
-    csv.writer(sys.stdout, lineterminator="\n").writerows(vouchers.table(codes, plan.name, batch.label))
-    remark(f"batch {batch.id}: {batch.size} of {plan.name} for {network.slug}")
-
-
-def voucher_list(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = _network(db, given.network)
-        found = vouchers.overviews(db, network.id, office.now)
-    rows = [
-        (str(v.batch.id), f"{v.batch.created_at:%F %R}", v.plan, v.batch.label, str(v.batch.size), str(v.unused),
-         str(v.active), str(v.used_up), str(v.expired), str(v.revoked))
-        for v in found
-    ]  # fmt: skip
-    _table(("batch", "issued", "plan", "label", "codes", "unused", "active", "used up", "expired", "revoked"), rows)
-
-
-def voucher_revoke(office: Office, given: argparse.Namespace) -> None:
-    if (given.batch is None) == (not given.codes):
-        raise Failed("name either codes or a --batch")
-    with office.work() as db:
-        network = _network(db, given.network)
-        if given.batch is not None:
-            if vouchers.batch(db, network.id, given.batch) is None:
-                raise Failed(f"there is no batch {given.batch} in {network.slug}")
-            count = vouchers.revoke_batch(db, network.id, given.batch, office.now)
-            office.record(db, "voucher.revoke", f"batch {given.batch}", network, count=count)
-        else:
-            found = []
-            for number, typed in enumerate(given.codes, start=1):
-                code = vouchers.normalise(typed)
-                voucher = None if code is None else vouchers.find(db, office.keyring, network.id, code)
-                if voucher is None:
-                    raise Failed(f"the {number}. code is none of {network.slug}'s; nothing was revoked")
-                found.append(voucher)
-            count = sum(vouchers.revoke(db, voucher, office.now) for voucher in found)
-            for voucher in found:
-                office.record(db, "voucher.revoke", f"batch {voucher.batch_id}", network, voucher=voucher.id)
-    remark(f"{count} revoked; who is online with one is cut off at the next poll")
-
-
-def guest_add(office: Office, given: argparse.Namespace) -> None:
-    password = sys.stdin.readline().rstrip("\r\n") if given.password_stdin else fields.made_password()
-    guest = guests.checked(guests.Newcomer(given.username, password, given.name))
-    hashed = _hashed(guest.password)
-    with office.work() as db:
-        network = _network(db, given.network)
-        account = guests.add(db, _plan(db, network, given.plan), guest, hashed, office.now)
-        if not network.accounts:
-            networks.edit(db, network.id, accounts=True)
-            remark(f"{network.slug} offers sign-in by user name from now on")
-        office.record(db, "guest.add", account.username, network)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["username", *([] if given.password_stdin else ["password"])])
-    writer.writerow([account.username, *([] if given.password_stdin else [password])])
-
-
-def guest_import(office: Office, given: argparse.Namespace) -> None:
-    try:
-        content = given.file.read_bytes()
-    except OSError as error:
-        raise Failed(f"{given.file} cannot be read: {error.strerror}") from None
-    newcomers, problems = guests.read_list(content)
-    if not problems:
-        with contextlib.closing(Offload()) as offload:
-            hashed = [(guest, offload.hash_password(guest.password)) for guest in newcomers]
-        with office.work() as db:
-            network = _network(db, given.network)
-            accounts, problems = guests.add_all(db, _plan(db, network, given.plan), hashed, office.now)
-            if accounts:
-                networks.edit(db, network.id, accounts=True)
-                office.record(db, "guest.import", f"{len(accounts)} guests", network)
-    if problems:
-        for problem in problems:
-            remark(f"{given.file}, {problem.line}: {problem.said}")
-        raise Failed("nobody was added")
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["username", "password"])
-    writer.writerows([fields.cell(guest.username), guest.password] for guest in newcomers)
-
-
-def _hashed(password: str) -> str:
-    with contextlib.closing(Offload()) as offload:
-        return offload.hash_password(password)
-
-
-# Operators
-
-
-def operator_add(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        network = None if given.network is None else _network(db, given.network)
-        operator, token = operators.add(
-            db, given.email, Role(given.role), None if network is None else network.id, office.now, name=given.name
-        )
-        office.record(db, "operator.add", operator.email, network, role=given.role)
-    say(operators.link(browsers_reach_us_at(office.settings), "password", token))
-    remark(f"{operator.email} opens the link, which works once and for {operators.INVITATION_LIFE.days} days")
-
-
-def operator_link(office: Office, given: argparse.Namespace) -> None:
-    with office.work() as db:
-        operator = operators.by_email(db, given.email)
-        if operator is None:
-            raise Failed(f"there is no operator {given.email}")
-        token = operators.invite_again(db, operator, office.now)
-        office.record(db, "operator.link", operator.email)
-    say(operators.link(browsers_reach_us_at(office.settings), "password", token))
-    remark(f"by this link {operator.email} chooses a new password; it works once")
-
-
-def operator_list(office: Office, _given: argparse.Namespace) -> None:
-    with office.work() as db:
-        names = {network.id: network.slug for network in networks.listed(db)}
-        found = operators.listed(db)
-    rows = [
-        (
-            operator.email,
-            "stopped" if operator.disabled_at else "invited" if operator.invited else "active",
-            ", ".join(
-                f"{held.role} of {'everything' if held.network_id is None else names[held.network_id]}"
-                for held in operator.memberships
-            ),
-            operator.name,
-        )
-        for operator in found
-    ]
-    _table(("email", "state", "roles", "name"), rows)
-
-
-# The installation
-
-
-def config_show(settings: Settings, _given: argparse.Namespace) -> int:
-    say(config.show(settings))
-    return 0
-
-
-def examine(settings: Settings, given: argparse.Namespace) -> int:
-    """Print what the doctor finds; 1 if anything is bad."""
-    if settings.database.url or (settings.state / "postgres" / "data" / "PG_VERSION").exists():
-        try:
-            with database(settings, prepare=False) as url, _store(url) as store:
-                found = doctor.examine(settings, store)
-        except DatabaseNotStarted as error:
-            found = doctor.examine(settings, None)[:-1]
-            found.append(doctor.Finding("bad", "database", str(error), f"See {settings.state}/postgres/postgres.log."))
-    else:
-        found = doctor.examine(settings, None)
-    if given.json:
-        say(
-            json.dumps([{name: getattr(each, name) for name in ("level", "thing", "said", "remedy")} for each in found])
-        )
-    else:
-        marks = {"good": "ok  ", "warn": "warn", "bad": "RED "}
-        for finding in sorted(found, key=lambda each: ("bad", "warn", "good").index(each.level)):
-            say(f"{marks[finding.level]}  {finding.thing}: {finding.said}")
-            if finding.remedy:
-                say(f"      → {finding.remedy}")
-    return 1 if any(finding.level == "bad" for finding in found) else 0
-
-
-def make_backup(settings: Settings, given: argparse.Namespace) -> int:
-    with database(settings, prepare=False) as url, _store(url) as store:
-        manifest = backup.backup(store, settings.state, given.file, store.database_now("jobs"))
-    size = given.file.stat().st_size / 10**6
-    remark(f"{given.file}: {size:.1f} MB, schema {manifest.revision}; keep it safe, for it holds the keys too")
-    return 0
-
-
-def restore_backup(settings: Settings, given: argparse.Namespace) -> int:
-    with database(settings, prepare=False) as url, _store(url) as store:
-        now = store.database_now("jobs")
-        manifest = backup.restore(store, settings.state, given.file, now, force=given.force, say=remark)
-        with store.transaction("jobs", caller="command") as db:
-            detail = {"made_at": manifest.made_at}
-            operators.audit(db, _actor(), "installation.restore", given.file.name, now, detail=detail)
-    remark(f"restored what was saved at {manifest.made_at:%Y-%m-%d %H:%M} UTC; start the server now")
-    return 0
-
-
-def show_demo(settings: Settings, given: argparse.Namespace) -> int:
-    """Run the demo beside whatever this installation does."""
-    return demo.run(settings.state / "demo", sys.stdout, port=given.port, gateway_port=given.gateway_port)
-
-
-def rotate_keys(settings: Settings, _given: argparse.Namespace) -> int:
-    Keyring.load_or_create(settings.state)
-    key_id = keys.rotate(settings.state)
-    remark(f"key {key_id} is made; restart the server to use it. What older keys made stays good.")
-    return 0
-
-
-# Finding things, printing tables
-
-
-def _network(db: Connection, slug: str) -> Network:
-    found = networks.by_slug(db, slug)
-    if found is None:
-        others = ", ".join(network.slug for network in networks.listed(db))
-        raise Failed(f"there is no network {slug!r}; {f'there are: {others}' if others else 'add one first'}")
-    return found
-
-
-def _plan(db: Connection, network: Network, name: str) -> Plan:
-    found = networks.plan_named(db, network.id, name)
-    if found is None:
-        others = ", ".join(plan.name for plan in networks.plans(db, network.id))
-        raise Failed(f"{network.slug} has no plan {name!r}; {f'it has: {others}' if others else 'add one first'}")
-    return found
-
-
-def _gateway(db: Connection, gw_id: str) -> tuple[Gateway, Network | None]:
-    found = gateways.by_gw_id(db, gw_id)
-    if found is None or found.state == "inbox":
-        raise Failed(f"there is no gateway {gw_id!r}; python -m portal gateway list shows them")
-    return found, networks.get(db, found.network_id) if found.network_id else None
-
-
-def _text(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failed(f"{file} cannot be read: {error}") from None
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-# The command line itself
+Verb = Callable[..., argparse.ArgumentParser]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -608,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="settings (config.toml of the program)"
     )
     root = argparse.ArgumentParser(
-        prog=PROGRAM, description="Gatepost: guest Wi-Fi authentication. Works beside a running server and without one."
+        prog="python -m portal",
+        description="Gatepost: guest Wi-Fi authentication. Works beside a running server and without one.",
     )
     root.add_argument("--config", type=Path, metavar="FILE", default=None, help="settings (config.toml of the program)")
     root.add_argument("--version", action="version", version=f"Gatepost {__version__}")
@@ -617,9 +44,10 @@ def parser() -> argparse.ArgumentParser:
     def noun(name: str, said: str) -> Any:
         return nouns.add_parser(name, help=said, description=said).add_subparsers(metavar="ACTION", required=True)
 
-    def verb(under: Any, name: str, said: str, run: Callable[..., object], **kind: object) -> argparse.ArgumentParser:
+    def verb(under: Any, command: str, said: str) -> argparse.ArgumentParser:
+        name = command.rpartition(" ")[2]
         made: argparse.ArgumentParser = under.add_parser(name, help=said, description=said, parents=[common])
-        made.set_defaults(run=run, **kind)
+        made.set_defaults(command=command)
         return made
 
     _network_commands(noun("network", "networks: one look, one set of plans"), verb)
@@ -628,36 +56,23 @@ def parser() -> argparse.ArgumentParser:
     _voucher_commands(noun("voucher", "voucher codes"), verb)
     _guest_commands(noun("guest", "guests with a user name"), verb)
     _operator_commands(noun("operator", "the people who run networks"), verb)
-    verb(
-        noun("config", "the settings"),
-        "show",
-        "print the settings in force, without passwords",
-        config_show,
-        plain=True,
-    )
-    verb(noun("keys", "the installation's keys"), "rotate", "add a key and make it current", rotate_keys, plain=True)
-    made = verb(nouns, "doctor", "name each thing that is not well, and how to mend it", examine, plain=True)
+    verb(noun("config", "the settings"), "config show", "print the settings in force, without passwords")
+    verb(noun("keys", "the installation's keys"), "keys rotate", "add a key and make it current")
+    made = verb(nouns, "doctor", "name each thing that is not well, and how to mend it")
     made.add_argument("--json", action="store_true", help="for programs")
-    made = verb(nouns, "backup", "save the database and the keys in one file", make_backup, plain=True)
+    made = verb(nouns, "backup", "save the database and the keys in one file")
     made.add_argument("file", type=Path, metavar="FILE", help="must not exist yet; holds secrets, so keep it safe")
-    made = verb(nouns, "restore", "put a backup in place; the server must be stopped", restore_backup, plain=True)
+    made = verb(nouns, "restore", "put a backup in place; the server must be stopped")
     made.add_argument("file", type=Path, metavar="FILE", help="made by backup")
     made.add_argument("--force", action="store_true", help="replace an installation that has something in it")
-    made = verb(
-        nouns, "demo", "a server, an emulated gateway and a voucher to try, until Ctrl-C", show_demo, plain=True
-    )
-    made.add_argument("--port", type=int, metavar="PORT", help=f"of the server ({demo.PORT}, or the next that is free)")
-    made.add_argument(
-        "--gateway-port", type=int, metavar="PORT", help=f"of the gateway ({demo.GATEWAY_PORT}, or the next)"
-    )
+    made = verb(nouns, "demo", "a server, an emulated gateway and a voucher to try, until Ctrl-C")
+    made.add_argument("--port", type=int, metavar="PORT", help="of the server (8080, or the next that is free)")
+    made.add_argument("--gateway-port", type=int, metavar="PORT", help="of the gateway (2060, or the next)")
     return root
 
 
-Verb = Callable[..., argparse.ArgumentParser]
-
-
 def _network_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "add", "add a network", network_add)
+    made = verb(under, "network add", "add a network")
     made.add_argument("name", metavar="NAME", help="as guests see it")
     made.add_argument("--slug", required=True, metavar="S", help="short name for addresses and commands: a-z, 0-9, -")
     made.add_argument(
@@ -667,8 +82,8 @@ def _network_commands(under: Any, verb: Verb) -> None:
         "--language", default="en", choices=fields.LANGUAGES, help="of guests whose browser says none (en)"
     )
     made.add_argument("--colour", default="#24463f", metavar="#RRGGBB", help="(#24463f)")
-    verb(under, "list", "list networks", network_list)
-    made = verb(under, "set", "change what is given, and nothing else", network_set)
+    verb(under, "network list", "list networks")
+    made = verb(under, "network set", "change what is given, and nothing else")
     made.add_argument("slug", metavar="S", help="the network")
     made.add_argument("--name", metavar="NAME")
     made.add_argument("--time-zone", metavar="ZONE")
@@ -683,7 +98,7 @@ def _network_commands(under: Any, verb: Verb) -> None:
 
 
 def _plan_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "add", "add a plan", plan_add, terms_from=_terms_from)
+    made = verb(under, "plan add", "add a plan")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--name", required=True, metavar="N")
     made.add_argument("--minutes", metavar="M", help="from the first use on")
@@ -698,97 +113,82 @@ def _plan_commands(under: Any, verb: Verb) -> None:
     made.add_argument("--period-megabytes", metavar="B")
     made.add_argument("--cooldown-minutes", metavar="M", help="between one click-through and the next")
     made.add_argument("--click", action="store_true", help="give it to whoever accepts the terms")
-    made = verb(under, "list", "list a network's plans", plan_list)
+    made = verb(under, "plan list", "list a network's plans")
     made.add_argument("--network", required=True, metavar="S")
 
 
 def _gateway_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "add", "add a gateway, or adopt one from the inbox; prints its lines", gateway_add)
+    made = verb(under, "gateway add", "add a gateway, or adopt one from the inbox; prints its lines")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--gw-id", required=True, metavar="ID", help="the GatewayID of its configuration")
     made.add_argument("--address", metavar="HOST[:PORT]", help="where browsers are sent back to (port 2060)")
     made.add_argument("--dialect", default="classic", choices=("classic", "apfree"), help="its program (classic)")
     made.add_argument("--name", default="", metavar="NAME", help="for people")
     made.add_argument("--interval", type=int, default=60, metavar="SECONDS", help="its CheckInterval (60)")
-    made = verb(under, "list", "list gateways, with those that wait in the inbox", gateway_list)
+    made = verb(under, "gateway list", "list gateways, with those that wait in the inbox")
     made.add_argument("--network", metavar="S")
-    made = verb(under, "key", "print the lines for a gateway's configuration, with its key", gateway_key)
+    made = verb(under, "gateway key", "print the lines for a gateway's configuration, with its key")
     made.add_argument("gw_id", metavar="ID")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--new", action="store_true", help="make a new key first")
     which.add_argument("--forget", action="store_true", help="believe it without a key again")
-    made = verb(under, "address", "record where browsers are sent back to", gateway_address)
+    made = verb(under, "gateway address", "record where browsers are sent back to")
     made.add_argument("gw_id", metavar="ID")
     made.add_argument("address", metavar="HOST[:PORT]")
-    made = verb(under, "replace", "a gateway gets another id; its guests stay online", gateway_replace)
+    made = verb(under, "gateway replace", "a gateway gets another id; its guests stay online")
     made.add_argument("old", metavar="OLD")
     made.add_argument("new", metavar="NEW")
 
 
 def _voucher_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "issue", "issue codes; CSV on standard output, first column code", voucher_issue)
+    made = verb(under, "voucher issue", "issue codes; CSV on standard output, first column code")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--plan", required=True, metavar="N")
-    made.add_argument("--count", required=True, metavar="K", help=f"at most {vouchers.LARGEST_BATCH}")
+    made.add_argument("--count", required=True, metavar="K", help=f"at most {LARGEST_BATCH}")
     made.add_argument("--label", default="", metavar="TEXT", help="to know the batch by")
-    made = verb(under, "list", "list a network's batches", voucher_list)
+    made = verb(under, "voucher list", "list a network's batches")
     made.add_argument("--network", required=True, metavar="S")
-    made = verb(under, "revoke", "take codes back, or a whole batch", voucher_revoke)
+    made = verb(under, "voucher revoke", "take codes back, or a whole batch")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--batch", type=int, metavar="NUMBER")
     made.add_argument("codes", nargs="*", metavar="CODE")
 
 
 def _guest_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "add", "add a guest; prints user name and password as CSV", guest_add)
+    made = verb(under, "guest add", "add a guest; prints user name and password as CSV")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--plan", required=True, metavar="N")
     made.add_argument("username", metavar="USERNAME")
     made.add_argument("--name", default="", metavar="NAME")
     made.add_argument("--password-stdin", action="store_true", help="read it from standard input; else one is made")
-    made = verb(under, "import", "add guests from a CSV file with a column username, all or none", guest_import)
+    made = verb(under, "guest import", "add guests from a CSV file with a column username, all or none")
     made.add_argument("--network", required=True, metavar="S")
     made.add_argument("--plan", required=True, metavar="N")
     made.add_argument("file", type=Path, metavar="FILE", help="columns username, password, name")
 
 
 def _operator_commands(under: Any, verb: Verb) -> None:
-    made = verb(under, "add", "add an operator; prints an invitation link", operator_add)
+    made = verb(under, "operator add", "add an operator; prints an invitation link")
     made.add_argument("email", metavar="EMAIL")
-    made.add_argument("--role", required=True, choices=[role.value for role in Role])
+    made.add_argument("--role", required=True, choices=ROLES)
     made.add_argument("--network", metavar="S", help="where; without it, everywhere")
     made.add_argument("--name", default="", metavar="NAME")
-    made = verb(under, "link", "print a link by which an operator chooses a new password", operator_link)
+    made = verb(under, "operator link", "print a link by which an operator chooses a new password")
     made.add_argument("email", metavar="EMAIL")
-    verb(under, "list", "list operators", operator_list)
+    verb(under, "operator list", "list operators")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; the exit status."""
     root = parser()
     given = root.parse_args(arguments)
+    # Only now, since this takes the database's rooms along: see above.
+    from portal import commands
+
     try:
-        if "terms_from" in given:
-            given.terms = given.terms_from(given)
-    except Invalid as error:
-        root.error(f"--{error.field.replace('_', '-')}: {error.expected}")
-    try:
-        settings = config.load(given.config)
-        if "plain" in given:
-            return int(given.run(settings, given))
-        with office(settings) as opened:
-            given.run(opened, given)
-        return 0
-    except config.Invalid as error:
-        remark(f"{PROGRAM}: the settings cannot be used:\n{error}")
-    except (Failed, Invalid, KeysError, backup.BackupError, demo.Impossible, DatabaseNotStarted) as error:
-        remark(f"{PROGRAM}: {error}")
-    except Unavailable as error:
-        remark(f"{PROGRAM}: the database does not answer: {error}")
-    except BrokenPipeError:
-        # Whoever read our output has read enough; nothing more may be written to it, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+        return commands.run(given)
+    except commands.Misused as error:
+        root.error(str(error))
 
 
 if __name__ == "__main__":

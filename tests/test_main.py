@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from portal import gateways, guests, networks, operators, vouchers
+from portal import __main__, commands, demo, gateways, guests, networks, operators, vouchers
 from portal.__main__ import main
 from portal.keys import Keyring
 from portal.offload import Offload
@@ -74,6 +75,52 @@ def keyring(tmp_path: Path) -> Keyring:
 def recorded(store: Store) -> list[tuple[str, str]]:
     with store.read() as db:
         return [(entry.action, entry.subject) for entry in operators.record(db, None)][::-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "idle"),
+    [
+        (["--help"], ["portal.commands", "sqlalchemy", "gevent", "msgspec"]),
+        (["voucher", "issue", "--help"], ["portal.commands", "sqlalchemy", "gevent", "msgspec"]),
+        (["config", "show"], ["alembic", "sqlalchemy.orm", "flask", "portal.demo", "portal.backup", "portal.doctor"]),
+    ],
+)
+def test_a_command_imports_no_room_that_it_does_not_enter(arguments: list[str], idle: list[str]) -> None:
+    script = (
+        "import sys; from portal.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert not set(idle) & set(done.stderr.split())
+
+
+def test_the_parser_says_what_the_rooms_say_that_it_does_not_import() -> None:
+    assert set(__main__.ROLES) == {role.value for role in operators.Role}
+    assert __main__.LARGEST_BATCH == vouchers.LARGEST_BATCH
+
+
+def test_the_demo_says_which_ports_it_takes(portal: Command) -> None:
+    told = portal("demo", "--help").out
+    assert f"({demo.PORT}, or" in told
+    assert f"({demo.GATEWAY_PORT}, or" in told
+
+
+def test_every_command_of_the_parser_can_be_done() -> None:
+    offered = {
+        command
+        for noun in actions(__main__.parser()).values()
+        for made in (actions(noun).values() or [noun])
+        if (command := made.get_default("command"))
+    }
+    assert offered == {*commands.OFFICE, *commands.PLAIN}
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """What may follow on a command line."""
+    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
 
 
 def test_a_network_a_plan_and_codes_take_three_commands(linde: Command, store: Store, keyring: Keyring) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the top down. A module imports from lower rows, never from its own row or a higher one.
 LAYERS = (
     {"serve", "__main__"},
-    {"app"},
+    {"app", "commands"},
     {"upkeep", "doctor", "backup", "demo"},
     {"web", "jobs"},
     {"signin", "history"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"config", "metrics", "keys", "access", "wifidog", "fields", "logs"},
 )
 RANK = {module: number for number, layer in enumerate(LAYERS) for module in layer}
-GEVENT = {"serve", "__main__", "frontdoor", "offload", "jobs", "diagnostics", "ledger", "store", "emulator"}
+GEVENT = {"serve", "frontdoor", "offload", "jobs", "diagnostics", "ledger", "store", "emulator"}
 # Rulebooks and formats: no input, no output.
 PURE = {"access": {"portal.access"}, "wifidog": {"msgspec"}}
 
