@@ -2,9 +2,10 @@
 
 Promises: there is no first password; whoever starts an empty installation gets a link that makes its first operator,
 once. A wrong e-mail address, a wrong password and a stopped account look alike, and cost the same time. Tries are
-counted before a password is looked at, so that no number of racers gets more than the budget; an attacker cannot shut
-an operator out of a browser that he has signed in with before. A change and the record of it stand or fall together:
-`audit` writes in the caller's transaction. Secrets of links and browsers are stored as hashes.
+counted before a password is looked at, so that no number of racers gets more than the budget, but only those found
+wrong delay the next; an attacker cannot shut an operator out of a browser that he has signed in with before. A change
+and the record of it stand or fall together: `audit` writes in the caller's transaction. Secrets of links and browsers
+are stored as hashes.
 
 Never hashes a password itself: callers hand in `verify` and `hash`, which work away from the event loop, and no
 transaction is open meanwhile.
@@ -42,7 +43,8 @@ LONGEST_PASSWORD: Final = 256
 
 TRIES: Final = Budget(burst=10, per_minute=10 / 15)
 TRIES_IN_A_ROW: Final = Budget(burst=100, per_minute=0.0)
-# After three wrong passwords the next one is looked at after 1 second, then 2, 4, 8, …
+# After three wrong passwords the next one is looked at after 1 second, then 2, 4, 8, … What is being looked at does not
+# count yet: the same person may have two windows open.
 _FREE_TRIES: Final = 3
 # Buckets for addresses that nobody has are shared, so that inventing them fills no table.
 _STRANGERS: Final = 1024
@@ -627,21 +629,23 @@ def confirm(
 
 def _verified(
     store: Store, email: str, password: str, verify: Callable[[str | None, str], bool], now: datetime, known: bool
-) -> tuple[int, str, tuple[Bucket, Bucket]]:
+) -> tuple[int, str, Sequence[Bucket]]:
     """The operator of an address and a password, his password's hash, and the budget a try was taken from."""
     typed = normal_password(password)[: LONGEST_PASSWORD + 1]
     with store.transaction("operators", caller="sign in") as db:
         row = db.execute(CREDENTIALS, {"email": email.strip().replace("\0", "")}).first()
         operator_id = None if row is None else row.id
-        buckets = _buckets(operator_id, email, known and operator_id is not None)
-        db.execute(LOCK_TRIES, {"key": buckets[0].key})
+        *begun, wrong = buckets = _buckets(operator_id, email, known and operator_id is not None)
+        db.execute(LOCK_TRIES, {"key": wrong.key})
         wait = _wait(db, buckets, now)
         if wait != 0:
             raise SignInRefused(wait)
-        for bucket in buckets:
+        for bucket in begun:
             throttle.spend(db, bucket, now)
     stored = None if row is None else row.password_hash
     if not verify(stored, typed) or operator_id is None or stored is None:
+        with store.transaction("operators", caller="sign in") as db:
+            throttle.spend(db, wrong, now)
         raise SignInRefused
     return operator_id, stored, buckets
 
@@ -687,26 +691,28 @@ def forget(db: Connection, now: datetime) -> int:
     return ended + db.execute(FORGET_INVITATIONS, {"before": now - timedelta(days=30)}).rowcount
 
 
-def _buckets(operator_id: int | None, email: str, known: bool) -> tuple[Bucket, Bucket]:
-    """An account's tries, and its tries in a row. An address that nobody has is counted just the same."""
+def _buckets(operator_id: int | None, email: str, known: bool) -> tuple[Bucket, Bucket, Bucket]:
+    """An account's tries, its tries in a row, and those found wrong. An address that nobody has is counted the same."""
     if operator_id is None:
-        place = int.from_bytes(_hash(email.strip().lower())[:4], "big") % _STRANGERS
-        return Bucket(f"stranger {place}", TRIES), Bucket(f"stranger {place} in a row", TRIES_IN_A_ROW)
-    whose = f"operator {operator_id}{' known' if known else ''}"
-    return Bucket(whose, TRIES), Bucket(f"lasting {whose} in a row", TRIES_IN_A_ROW)
+        whose = f"stranger {int.from_bytes(_hash(email.strip().lower())[:4], 'big') % _STRANGERS}"
+        in_a_row = f"{whose} in a row"
+    else:
+        whose = f"operator {operator_id}{' known' if known else ''}"
+        in_a_row = f"lasting {whose} in a row"
+    return Bucket(whose, TRIES), Bucket(in_a_row, TRIES_IN_A_ROW), Bucket(f"{whose} wrong", TRIES)
 
 
 def _wait(db: Connection, buckets: Sequence[Bucket], now: datetime) -> int | None:
     """Seconds until the next try will be looked at; 0 for now, None for never."""
-    tries, row = throttle.levels(db, buckets, now)
+    tries, row, wrong = throttle.levels(db, buckets, now)
     if row.tokens < 1:
         return None
     until_one = (1 - tries.tokens) / (TRIES.per_minute / 60)
     delay = 0.0
-    if tries.spent_at is not None:
-        wrong = TRIES.burst - tries.tokens
-        pause = 2.0 ** (wrong - _FREE_TRIES) if wrong >= _FREE_TRIES else 0.0
-        delay = pause - (now - tries.spent_at).total_seconds()
+    if wrong.spent_at is not None:
+        times = TRIES.burst - wrong.tokens
+        pause = 2.0 ** (times - _FREE_TRIES) if times >= _FREE_TRIES else 0.0
+        delay = pause - (now - wrong.spent_at).total_seconds()
     return max(0, math.ceil(max(until_one, delay)))
 
 

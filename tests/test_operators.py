@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import gevent
+import gevent.event
 import pytest
 from sqlalchemy import Connection
 
@@ -335,13 +336,45 @@ def test_a_right_password_forgives_the_wrong_ones(office: Office) -> None:
     assert [office.refused("wrong", NOW + timedelta(seconds=3)) for _ in range(3)] == [0, 0, 0]
 
 
-def test_racers_get_no_more_tries_than_one_after_the_other(store: Store, office: Office) -> None:
+def test_racers_get_no_more_tries_than_the_budget_has(store: Store, office: Office) -> None:
+    begun = gevent.event.Event()
+
+    def verify_together(stored: str | None, password: str) -> bool:
+        right = office.verify(stored, password)
+        if office.looked_at == operators.TRIES.burst:
+            begun.set()
+        assert begun.wait(10)
+        return right
+
     def attempt() -> None:
         with pytest.raises(SignInRefused):
-            operators.sign_in(store, "ana@hotel.example", "wrong", verify=office.verify, now=NOW)
+            operators.sign_in(store, "ana@hotel.example", "wrong", verify=verify_together, now=NOW)
 
-    gevent.joinall([gevent.spawn(attempt) for _ in range(12)], raise_error=True)
-    assert office.looked_at == 3
+    gevent.joinall([gevent.spawn(attempt) for _ in range(2 * operators.TRIES.burst)], raise_error=True)
+    assert office.looked_at == operators.TRIES.burst
+    assert office.refused(at=NOW + timedelta(seconds=60)) not in (0, None)
+
+
+def test_who_signs_in_twice_at_once_is_not_taken_for_a_guesser(store: Store, office: Office) -> None:
+    """What is being looked at is not wrong yet: two mistakes and two windows are not four mistakes."""
+    for _ in range(2):
+        office.refused("wrong")
+    both_began = gevent.event.Event()
+    began = [0]
+
+    def verify_together(stored: str | None, password: str) -> bool:
+        began[0] += 1
+        if began[0] == 2:
+            both_began.set()
+        assert both_began.wait(10)
+        return office.verify(stored, password)
+
+    def sign_in() -> str:
+        return operators.sign_in(store, "ana@hotel.example", GOOD, verify=verify_together, now=NOW)[0]
+
+    windows = [gevent.spawn(sign_in) for _ in range(2)]
+    gevent.joinall(windows, raise_error=True)
+    assert [office.current(window.get()) for window in windows] == [office.ana] * 2
 
 
 def test_a_hundred_wrong_passwords_in_a_row_need_a_new_link(office: Office) -> None:
