@@ -133,6 +133,12 @@ SET_PASSWORD = sql(
     "UPDATE guest SET password_hash = :hash WHERE id = :guest_id AND network_id = :network_id RETURNING id",
 )
 
+# The password may have been changed while the old one was hashed anew.
+RENEW_PASSWORD = sql(
+    "guests.renew_password",
+    "UPDATE guest SET password_hash = :renewed WHERE id = :guest_id AND password_hash = :stored",
+)
+
 BLOCK = sql(
     "guests.block",
     """
@@ -304,6 +310,11 @@ def seen(db: Connection, account: Account, now: datetime) -> None:
 def set_password(db: Connection, network_id: int, guest_id: int, password_hash: str) -> None:
     """Another password. Who is online stays online."""
     _must(db.execute(SET_PASSWORD, {"network_id": network_id, "guest_id": guest_id, "hash": password_hash}).first())
+
+
+def renew_password(db: Connection, account: Account, renewed: str) -> None:
+    """The same password under another hash, unless it was changed since the account was looked up."""
+    db.execute(RENEW_PASSWORD, {"guest_id": account.id, "stored": account.password_hash, "renewed": renewed})
 
 
 def block(db: Connection, network_id: int, guest_id: int, now: datetime) -> None:

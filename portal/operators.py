@@ -7,14 +7,15 @@ wrong delay the next; an attacker cannot shut an operator out of a browser that 
 and the record of it stand or fall together: `audit` writes in the caller's transaction. Secrets of links and browsers
 are stored as hashes.
 
-Never hashes a password itself: callers hand in `verify` and `hash`, which work away from the event loop, and no
-transaction is open meanwhile.
+Never hashes a password itself: callers hand in hashes, `verify` and `renew`, which work away from the event loop, and
+no transaction is open meanwhile.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import secrets
@@ -29,8 +30,11 @@ from sqlalchemy import Connection
 
 from portal import fields, throttle
 from portal.fields import Invalid
-from portal.store import Store, sql
+from portal.offload import Busy
+from portal.store import Store, Unavailable, sql
 from portal.throttle import Bucket, Budget
+
+log = logging.getLogger(__name__)
 
 SETUP_LIFE: Final = timedelta(hours=24)
 INVITATION_LIFE: Final = timedelta(days=7)
@@ -269,6 +273,12 @@ SET_PASSWORD = sql(
     "operators.set_password", "UPDATE operator SET password_hash = :password_hash WHERE id = :operator_id"
 )
 
+# The password may have been changed while the old one was hashed anew.
+RENEW_PASSWORD = sql(
+    "operators.renew_password",
+    "UPDATE operator SET password_hash = :renewed WHERE id = :operator_id AND password_hash = :stored",
+)
+
 DISABLE = sql(
     "operators.disable",
     """
@@ -279,6 +289,10 @@ DISABLE = sql(
 CREDENTIALS = sql(
     "operators.credentials",
     "SELECT id, password_hash FROM operator WHERE lower(email) = lower(:email) AND disabled_at IS NULL",
+)
+
+PASSWORD = sql(
+    "operators.password", "SELECT password_hash FROM operator WHERE id = :operator_id AND disabled_at IS NULL"
 )
 
 # The password may have been changed, or the account stopped, while the old one was being verified.
@@ -585,6 +599,7 @@ def sign_in(
     password: str,
     *,
     verify: Callable[[str | None, str], bool],
+    renew: Callable[[str, str], str | None],
     now: datetime,
     known: bool = False,
     address: str = "",
@@ -592,27 +607,46 @@ def sign_in(
 ) -> tuple[str, Operator]:
     """A browser's secret and its operator. Raises SignInRefused, and what `verify` raises when it is too busy.
 
-    `verify(stored_hash, password)` is called with None where nobody is found, and must take as long then. `known` says
-    that this browser has signed in as this operator before (web keeps a signed cookie): it has a budget of its own.
+    `verify(stored_hash, password)` is called with None where nobody is found, and must take as long then.
+    `renew(stored_hash, password)` gives the hash to store instead, or None: the sign-in holds also where that fails.
+    `known` says that this browser has signed in as this operator before (web keeps a signed cookie): it has a budget of
+    its own.
     """
     operator_id, stored, buckets = _verified(store, email, password, verify, now, known)
     secret = secrets.token_urlsafe(32)
-    with store.transaction("operators", caller="sign in") as db:
-        values = {
-            "operator_id": operator_id,
-            "password_hash": stored,
-            "secret_hash": _hash(secret),
-            "now": now,
-            "expires_at": now + SESSION_LIFE,
-            "address": address[:64],
-            "agent": _printable(agent)[:200],
-        }
-        if db.execute(START_SESSION, values).first() is None:
+    values = {
+        "operator_id": operator_id,
+        "secret_hash": _hash(secret),
+        "now": now,
+        "expires_at": now + SESSION_LIFE,
+        "address": address[:64],
+        "agent": _printable(agent)[:200],
+    }
+    while True:
+        with store.transaction("operators", caller="sign in") as db:
+            if db.execute(START_SESSION, {**values, "password_hash": stored}).first() is not None:
+                throttle.refill(db, buckets)
+                operator = _must(get(db, operator_id))
+                audit(db, operator.email, "operator.sign_in", address[:64], now, operator_id=operator_id)
+                break
+            changed = db.execute(PASSWORD, {"operator_id": operator_id}).scalar()
+        # Another window of his may have signed in at this moment, and had the same password hashed anew.
+        if changed in (None, stored) or not verify(changed, _typed(password)):
             raise SignInRefused
-        throttle.refill(db, buckets)
-        operator = _must(get(db, operator_id))
-        audit(db, operator.email, "operator.sign_in", address[:64], now, operator_id=operator_id)
+        stored = changed
+    _renew(store, operator_id, stored, _typed(password), renew)
     return secret, operator
+
+
+def _renew(store: Store, operator_id: int, stored: str, password: str, renew: Callable[[str, str], str | None]) -> None:
+    """Keep the password under today's parameters; at another sign-in, if that cannot be done just now."""
+    try:
+        renewed = renew(stored, password)
+        if renewed is not None:
+            with store.transaction("operators", caller="renew password") as db:
+                db.execute(RENEW_PASSWORD, {"operator_id": operator_id, "stored": stored, "renewed": renewed})
+    except (Busy, Unavailable) as error:
+        log.info("a password was not hashed anew", extra={"operator": operator_id, "error": type(error).__name__})
 
 
 def confirm(
@@ -631,7 +665,6 @@ def _verified(
     store: Store, email: str, password: str, verify: Callable[[str | None, str], bool], now: datetime, known: bool
 ) -> tuple[int, str, Sequence[Bucket]]:
     """The operator of an address and a password, his password's hash, and the budget a try was taken from."""
-    typed = normal_password(password)[: LONGEST_PASSWORD + 1]
     with store.transaction("operators", caller="sign in") as db:
         row = db.execute(CREDENTIALS, {"email": email.strip().replace("\0", "")}).first()
         operator_id = None if row is None else row.id
@@ -643,11 +676,16 @@ def _verified(
         for bucket in begun:
             throttle.spend(db, bucket, now)
     stored = None if row is None else row.password_hash
-    if not verify(stored, typed) or operator_id is None or stored is None:
+    if not verify(stored, _typed(password)) or operator_id is None or stored is None:
         with store.transaction("operators", caller="sign in") as db:
             throttle.spend(db, wrong, now)
         raise SignInRefused
     return operator_id, stored, buckets
+
+
+def _typed(password: str) -> str:
+    """What is compared: no longer than it takes to be wrong."""
+    return normal_password(password)[: LONGEST_PASSWORD + 1]
 
 
 def current(db: Connection, secret: str, now: datetime) -> SignedIn | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from argon2 import PasswordHasher
 from gevent import monkey
 from gevent.event import Event
 from PIL import ExifTags, Image, PngImagePlugin
@@ -91,6 +92,14 @@ def test_a_hash_with_other_parameters_is_outdated(offload: Offload) -> None:
     assert not offload.is_outdated(offload.hash_password("x"))
     assert offload.is_outdated("$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHRzYWx0c2FsdA$" + "A" * 43)
     assert offload.is_outdated("nonsense")
+
+
+def test_a_right_password_is_hashed_anew_only_where_its_hash_is_outdated(offload: Offload) -> None:
+    older = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1).hash("breakfast")
+    renewed = offload.renewed(older, "breakfast")
+    assert renewed is not None
+    assert offload.verify_password(renewed, "breakfast")
+    assert offload.renewed(renewed, "breakfast") is None
 
 
 def test_the_loop_goes_on_while_passwords_are_hashed(offload: Offload) -> None:

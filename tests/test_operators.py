@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from portal import networks, operators
 from portal.fields import Invalid
+from portal.offload import Busy
 from portal.operators import Operator, Role, SignInRefused
-from portal.store import Store, sql
+from portal.store import Store, Unavailable, sql
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 GOOD = "violet tram sings at noon"
@@ -28,6 +29,10 @@ def verify(stored: str | None, password: str) -> bool:
     return stored == hashed(password)
 
 
+def current_already(_stored: str, _password: str) -> None:
+    """A hash of today's parameters."""
+
+
 def never(_stored: str | None, _password: str) -> bool:
     raise AssertionError("the password was looked at")
 
@@ -38,6 +43,7 @@ class Office:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.looked_at = 0
+        self.renew: Callable[[str, str], str | None] = current_already
         with store.transaction() as db:
             token = operators.setup_link(db, NOW)
             assert token is not None
@@ -50,7 +56,7 @@ class Office:
     def signs_in(
         self, password: str = GOOD, email: str = "ana@hotel.example", at: datetime = NOW, *, known: bool = False
     ) -> tuple[str, Operator]:
-        return operators.sign_in(self.store, email, password, verify=self.verify, now=at, known=known)
+        return operators.sign_in(self.store, email, password, verify=self.verify, renew=self.renew, now=at, known=known)
 
     def refused(self, password: str = GOOD, at: datetime = NOW, **options: object) -> int | None:
         with pytest.raises(SignInRefused) as refused:
@@ -348,7 +354,9 @@ def test_racers_get_no_more_tries_than_the_budget_has(store: Store, office: Offi
 
     def attempt() -> None:
         with pytest.raises(SignInRefused):
-            operators.sign_in(store, "ana@hotel.example", "wrong", verify=verify_together, now=NOW)
+            operators.sign_in(
+                store, "ana@hotel.example", "wrong", verify=verify_together, renew=current_already, now=NOW
+            )
 
     gevent.joinall([gevent.spawn(attempt) for _ in range(2 * operators.TRIES.burst)], raise_error=True)
     assert office.looked_at == operators.TRIES.burst
@@ -370,7 +378,9 @@ def test_who_signs_in_twice_at_once_is_not_taken_for_a_guesser(store: Store, off
         return office.verify(stored, password)
 
     def sign_in() -> str:
-        return operators.sign_in(store, "ana@hotel.example", GOOD, verify=verify_together, now=NOW)[0]
+        return operators.sign_in(
+            store, "ana@hotel.example", GOOD, verify=verify_together, renew=current_already, now=NOW
+        )[0]
 
     windows = [gevent.spawn(sign_in) for _ in range(2)]
     gevent.joinall(windows, raise_error=True)
@@ -401,7 +411,82 @@ def test_a_password_that_was_changed_while_the_old_one_was_verified_does_not_sig
         return verify(stored, password)
 
     with pytest.raises(SignInRefused):
-        operators.sign_in(office.store, "ana@hotel.example", GOOD, verify=slow, now=NOW)
+        operators.sign_in(office.store, "ana@hotel.example", GOOD, verify=slow, renew=current_already, now=NOW)
+
+
+class OldHash:
+    """Passwords as an older release hashed them, and how this one hashes them anew."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        self.store(f"older hash of {GOOD}")
+
+    def store(self, password_hash: str) -> None:
+        self.office.changes(lambda db: db.execute(operators.SET_PASSWORD, self._values(password_hash)))
+
+    def stored(self) -> str:
+        with self.office.store.read() as db:
+            return str(db.execute(operators.PASSWORD, {"operator_id": self.office.ana.id}).scalar_one())
+
+    def _values(self, password_hash: str) -> dict[str, object]:
+        return {"operator_id": self.office.ana.id, "password_hash": password_hash}
+
+    def verify(self, stored: str | None, password: str) -> bool:
+        return stored in (f"older hash of {password}", hashed(password))
+
+    def renew(self, stored: str, password: str) -> str | None:
+        return None if stored == hashed(password) else hashed(password)
+
+    def sign_in(self, renew: Callable[[str, str], str | None] | None = None) -> str:
+        return operators.sign_in(
+            self.office.store, "ana@hotel.example", GOOD, verify=self.verify, renew=renew or self.renew, now=NOW
+        )[0]
+
+
+@pytest.fixture
+def old_hash(office: Office) -> OldHash:
+    return OldHash(office)
+
+
+def test_a_password_that_was_hashed_by_older_rules_is_hashed_anew_at_a_sign_in(old_hash: OldHash) -> None:
+    first = old_hash.sign_in()
+    assert old_hash.stored() == hashed(GOOD)
+    second = old_hash.sign_in()
+    assert [old_hash.office.current(secret) for secret in (first, second)] == [old_hash.office.ana] * 2
+
+
+@pytest.mark.parametrize("error", [Busy, Unavailable])
+def test_a_sign_in_holds_though_the_password_cannot_be_hashed_anew(old_hash: OldHash, error: type[Exception]) -> None:
+    def fail(_stored: str, _password: str) -> str:
+        raise error
+
+    assert old_hash.office.current(old_hash.sign_in(fail)) == old_hash.office.ana
+    assert old_hash.stored() == f"older hash of {GOOD}"
+
+
+def test_a_password_that_is_changed_while_the_old_one_is_hashed_anew_stays_changed(old_hash: OldHash) -> None:
+    def slow(_stored: str, password: str) -> str:
+        old_hash.store(hashed("another long password"))
+        return hashed(password)
+
+    old_hash.sign_in(slow)
+    assert old_hash.stored() == hashed("another long password")
+
+
+def test_another_window_that_has_the_password_hashed_anew_disturbs_no_sign_in(old_hash: OldHash) -> None:
+    seen: list[str | None] = []
+
+    def verify_late(stored: str | None, password: str) -> bool:
+        seen.append(stored)
+        if len(seen) == 1:
+            old_hash.sign_in()
+        return old_hash.verify(stored, password)
+
+    secret, operator = operators.sign_in(
+        old_hash.office.store, "ana@hotel.example", GOOD, verify=verify_late, renew=old_hash.renew, now=NOW
+    )
+    assert old_hash.office.current(secret) == operator
+    assert seen == [f"older hash of {GOOD}", hashed(GOOD)]
 
 
 def test_a_new_password_signs_out_everywhere_but_here(office: Office) -> None:
@@ -427,8 +512,8 @@ def test_a_stopped_operator_is_out_at_once(office: Office) -> None:
 def test_an_operator_sees_his_browsers_and_can_end_each(office: Office) -> None:
     secrets = [
         operators.sign_in(
-            office.store, "ana@hotel.example", GOOD, verify=verify, now=NOW + timedelta(minutes=number),
-            address="198.51.100.7", agent=f"Browser\x1b {number}",
+            office.store, "ana@hotel.example", GOOD, verify=verify, renew=current_already,
+            now=NOW + timedelta(minutes=number), address="198.51.100.7", agent=f"Browser\x1b {number}",
         )[0]
         for number in range(3)
     ]  # fmt: skip

@@ -114,6 +114,13 @@ class Offload:
         except InvalidHashError:
             return True
 
+    def renewed(self, stored: str, password: str) -> str | None:
+        """The hash to store instead of `stored`, where that was made with other parameters; else None. Raises Busy.
+
+        `password` is the right one, just verified: only then is it at hand.
+        """
+        return self.hash_password(password) if self.is_outdated(stored) else None
+
     def safe_logo(self, data: bytes) -> bytes:
         """A PNG of at most 512 × 512 pixels that shows what `data` shows. Raises Unsuitable, or Busy.
 

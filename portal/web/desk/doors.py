@@ -116,6 +116,7 @@ def sign_in(visit: Visit) -> Response:
                 email,
                 password,
                 verify=visit.portal.offload.verify_password,
+                renew=visit.portal.offload.renewed,
                 now=visit.now,
                 known=_mark(visit, email) in _known(visit),
                 address=request.remote_addr or "",

@@ -164,9 +164,9 @@ class Arrivals:
             self._clear_hurdle(visit)
         if way == "account":
             # The password is checked before the transaction begins: that takes time, and must hold no connection.
-            verify = self._portal.offload.verify_password
+            offload = self._portal.offload
             typed = form.get("username", ""), request.form.get("password", "")
-            grant = account.attempt(store, network_id, *typed, verify, now)
+            grant = account.attempt(store, network_id, *typed, offload.verify_password, offload.renewed, now)
             with store.transaction("guests", caller="sign in") as db:
                 return self._open(db, visit, grant, version)
         with store.transaction("guests", caller="sign in") as db:

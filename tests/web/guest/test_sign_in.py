@@ -6,8 +6,12 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
+import pytest
+from argon2 import PasswordHasher
+
 from portal import guests
 from portal.access import Answer, Reason
+from portal.offload import Busy
 from tests.web.guest.hotel import LAPTOP, Hotel, Outage, sessions_of
 
 
@@ -144,7 +148,7 @@ def test_an_expired_code_says_until_when_it_was_valid(hotel: Hotel) -> None:
     hotel.change("UPDATE \"grant\" SET valid_until = now() - INTERVAL '1 minute'")
     words = hotel.guest().signs_in(code=code).words
     assert "This code is out of date" in words
-    assert "It was valid until" in words
+    assert f"{code} was valid until" in words
 
 
 def test_a_code_taken_back_says_so(hotel: Hotel) -> None:
@@ -218,6 +222,32 @@ def test_a_wrong_password_and_an_unknown_name_are_refused_in_the_same_words(hote
         assert page.form("username").fields["username"] == name
         assert page.form("username").fields["password"] == ""
     assert wrong.words == unknown.words
+
+
+def test_an_account_whose_password_was_hashed_by_older_rules_has_it_hashed_anew(hotel: Hotel) -> None:
+    account = hotel.account("anna", "correct horse")
+    older = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1).hash("correct horse")
+    with hotel.store.transaction() as db:
+        guests.set_password(db, hotel.network.id, account.id, older)
+    hotel.guest().signs_in(username="anna", password="battery staple")
+    assert hotel.one("SELECT password_hash FROM guest") == (older,)
+    assert "You are online" in hotel.guest().comes_online(username="anna", password="correct horse").words
+    renewed = hotel.one("SELECT password_hash FROM guest")[0]
+    assert not hotel.offload.is_outdated(renewed)
+    assert hotel.offload.verify_password(renewed, "correct horse")
+    assert "You are online" in hotel.guest().comes_online(username="anna", password="correct horse").words
+    assert hotel.one("SELECT password_hash FROM guest") == (renewed,)
+
+
+def test_an_account_comes_online_though_its_password_cannot_be_hashed_anew(
+    hotel: Hotel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(_stored: str, _password: str) -> str:
+        raise Busy
+
+    monkeypatch.setattr(hotel.offload, "renewed", busy)
+    hotel.account("anna", "correct horse")
+    assert "You are online" in hotel.guest().comes_online(username="anna", password="correct horse").words
 
 
 def test_a_blocked_account_hears_it_only_with_its_password(hotel: Hotel) -> None:
@@ -348,4 +378,4 @@ def test_while_our_records_are_away_the_page_says_when_to_come_back(hotel: Hotel
 def test_a_moment_of_another_year_is_told_with_its_year(hotel: Hotel) -> None:
     code = hotel.code(valid_days=1)
     hotel.change('UPDATE "grant" SET valid_until = :at', at=datetime(2021, 3, 5, 12, 0, tzinfo=UTC))
-    assert "It was valid until 13:00 on 5 March 2021." in hotel.guest().signs_in(code=code).words
+    assert f"{code} was valid until 13:00 on 5 March 2021." in hotel.guest().signs_in(code=code).words
