@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from portal.access import Answer, Reason
 from portal.keys import Keyring
-from portal.ledger import Entry, Late, Overloaded, Slot, arrays, settle
+from portal.ledger import IN_ORDER, Entry, Late, Ledger, Overloaded, Slot, arrays, settle
 from portal.store import Store, sql
 from tests.worlds import Cafe, Phone
 
@@ -75,6 +78,18 @@ def test_a_request_that_is_given_up_leaves_its_report_and_the_others_alone(cafe:
     assert written(cafe) == (502, 10)
 
 
+def test_a_logout_between_reports_that_cannot_be_folded_is_written(cafe: Cafe, phone: Phone) -> None:
+    with somebody_in_the_way(cafe):
+        asking = [gevent.spawn(phone.polls, 1000)]
+        gevent.sleep(0.05)
+        asking += [gevent.spawn(phone.polls, 2000), gevent.spawn(phone.logs_out, 50), gevent.spawn(phone.polls, 20)]
+        gevent.sleep(0.05)
+        assert cafe.ledger.waiting == 4, "one is being written, three follow it"
+    gevent.joinall(asking, timeout=DEADLINE + 5)
+    assert cafe.ledger.drain(10) == 0
+    assert cafe.session_of(phone.token).end_reason == "logout"
+
+
 def entry(number: int) -> Entry:
     return Entry(f"{number:064x}", number, "02:00:00:00:00:01", "", None, 5, False, True, 60, 10**12)
 
@@ -88,6 +103,78 @@ def test_above_the_lid_a_report_is_not_kept(cafe: Cafe) -> None:
         cafe.ledger.written(cafe.ledger.enter(entry(3)))
     with pytest.raises(Late):
         cafe.ledger.written(cafe.ledger.enter(entry(1)))
+
+
+REPORTS = st.tuples(st.integers(1, 2), st.integers(1, 2), st.none() | st.integers(0, 3), st.booleans())
+EVENTS = st.lists(REPORTS | st.sampled_from(["taken", "committed", "failed"]), max_size=60)
+
+
+def covers(written: Entry, reported: Entry) -> bool:
+    told = reported.down is None or (written.down is not None and written.down >= reported.down)
+    return written.token_hash == reported.token_hash and told
+
+
+@given(EVENTS, st.integers(1, 12), st.integers(1, 3))
+def test_what_is_kept_is_written_in_order(quiet_store: Store, events: list[Any], lid: int, batch: int) -> None:
+    """Whatever comes, in whatever order, and however often a write fails: by the list of waiting reports alone."""
+    ledger = Ledger(quiet_store, lid=lid, batch=batch)
+    flying: list[Slot] = []
+    # By list entry: what was kept, with how much had been written by then, and what was written.
+    kept: dict[int, list[tuple[int, Entry]]] = {1: [], 2: []}
+    logouts: dict[int, list[tuple[int, Entry]]] = {1: [], 2: []}
+    written: dict[int, list[Entry]] = {1: [], 2: []}
+
+    def land() -> None:
+        for slot in flying:
+            written[slot.entry.gateway_id].append(slot.entry)
+        settle(flying, None)
+        ledger._writing = 0
+
+    for event in [*events, *["committed", "taken"] * 100]:
+        if event == "taken" and not flying:
+            flying = ledger._take()
+        elif event == "committed":
+            land()
+            flying = []
+        elif event == "failed" and flying:
+            ledger._requeue(flying)
+            flying = []
+        elif isinstance(event, tuple):
+            gateway, token, total, logout = event
+            report = entry(token)._replace(gateway_id=gateway, down=total, logout=logout)
+            slot = ledger.enter(report)
+            if slot.outcome is not Overloaded:
+                so_far = len(written[gateway])
+                if covers(slot.entry, report):
+                    kept[gateway].append((so_far, report))
+                if logout:
+                    logouts[gateway].append((so_far, report))
+        assert ledger.waiting <= lid
+    assert ledger.waiting == 0
+    for gateway, log in written.items():
+        place = 0
+        for so_far, report in kept[gateway]:
+            place = max(place, so_far)
+            while not covers(log[place], report):
+                place += 1
+        for so_far, report in logouts[gateway]:
+            assert any(each.logout and each.token_hash == report.token_hash for each in log[so_far:])
+
+
+def test_of_nonsense_about_one_list_entry_little_is_kept_and_no_logout_is_lost(cafe: Cafe) -> None:
+    cafe.close()  # nothing is written
+    first, second = entry(1), entry(2)._replace(gateway_id=1)
+    for _ in range(IN_ORDER // 2):
+        cafe.ledger.enter(first)
+        cafe.ledger.enter(second)
+    assert cafe.ledger.waiting == IN_ORDER
+    with pytest.raises(Overloaded):
+        cafe.ledger.written(cafe.ledger.enter(first))
+    slot = cafe.ledger.enter(first._replace(logout=True))
+    assert slot.entry.logout
+    assert not slot.settled
+    assert cafe.ledger.waiting == IN_ORDER
+    assert not cafe.ledger.enter(entry(3)).settled, "others are not concerned"
 
 
 def test_hundreds_of_requests_go_on_after_one_commit() -> None:

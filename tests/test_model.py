@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import gevent
 import pytest
 
 from portal import sessions
@@ -110,6 +111,7 @@ class Walk:
         moves = [
             (self.sign_in, 4), (self.traffic, 8), (self.cycle, 8), (self.repeat, 2), (self.logout, 2), (self.late, 1),
             (self.reboot, 1), (self.wdctl_restart, 1), (self.kick, 1), (self.silence, 1), (self.ghost, 1),
+            (self.rush, 1),
         ]  # fmt: skip
         for _ in range(steps):
             move = self.dice.choices([move for move, _ in moves], [weight for _, weight in moves])[0]
@@ -197,6 +199,36 @@ class Walk:
             entry.token, entry.access = "GHOST", False
             self.expect(self.at(phone, router, "GHOST").logs_in().reason, Reason.FORGED)
 
+    def rush(self) -> None:
+        """While nothing is written: a poll, a new sign-in with a poll and a logout, and a late copy of the first poll."""
+        router = self.dice.randrange(2)
+        for phone, entry in list(self.world.entries[router].items()):
+            life, grant = self.world.lives.get(entry.token), self.dice.randrange(3)
+            online = life is not None and life.state == "active" and entry.reported[0] > 100
+            if not online or not self.world.may_join(grant, phone):
+                continue
+            self.tell("phone", phone, "at", router, "reports, signs in with grant", grant, "and logs out, all at once")
+            old, carried = entry.token, self.at(phone, router, entry.token)
+            del self.world.entries[router][phone]
+            with self.cafe.without_a_writer():
+                said = [gevent.spawn(carried.polls, entry.down, entry.up)]
+                gevent.sleep(0)
+                new = carried.signs_in(self.world.grants[grant])
+                self.world.lives[new] = Life(grant, phone, router)
+                self.expect(self.world.let_in(new), True)
+                self.expect(carried.logs_in().answer, Answer.ALLOW)
+                late = entry.down - 100
+                self.charge(new, entry)
+                entry.down += self.dice.randrange(20_000)
+                self.charge(new, entry)
+                said.append(gevent.spawn(carried.polls, *entry.reported))
+                said.append(gevent.spawn(carried.logs_out, *entry.reported))
+                said.append(gevent.spawn(carried.polls, late, entry.up, token=old))
+                gevent.sleep(0)
+            gevent.joinall(said, raise_error=True)
+            self.expect(self.cafe.session_of(new).end_reason, "logout")
+            self.world.lives[new].state, self.world.lives[new].reason = "ended", "logout"
+
     # -- what routers do
 
     def cycle(self, router: int | None = None) -> None:
@@ -205,11 +237,14 @@ class Walk:
         self.world.uptime[router] += 60
         self.cafe.heartbeat(self.world.uptime[router], router=self.routers[router])
         for phone, entry in list(self.world.entries[router].items()):
-            allowed = self.poll(phone, router, entry)
-            if allowed:
-                entry.access = True
-            else:
-                del self.world.entries[router][phone]
+            self.asks(phone, router, entry)
+
+    def asks(self, phone: int, router: int, entry: Entry) -> None:
+        """A poll whose answer the router obeys."""
+        if self.poll(phone, router, entry):
+            entry.access = True
+        else:
+            del self.world.entries[router][phone]
 
     def poll(self, phone: int, router: int, entry: Entry) -> bool:
         if entry.token == "GHOST":
@@ -245,8 +280,9 @@ class Walk:
         """The same poll again, since its answer was lost on the way."""
         router = self.dice.randrange(2)
         for phone, entry in list(self.world.entries[router].items()):
-            if entry.token != "GHOST" and self.poll(phone, router, entry):
+            if entry.token != "GHOST":
                 self.poll(phone, router, entry)
+                self.asks(phone, router, entry)
 
     def late(self) -> None:
         """A poll from before the last one arrives after it."""
@@ -257,7 +293,7 @@ class Walk:
                 allowed = self.world.let_in(entry.token)
                 verdict = self.at(phone, router, entry.token).polls(entry.reported[0] - 100, entry.reported[1])
                 self.expect(verdict.answer is Answer.ALLOW, allowed)
-                self.poll(phone, router, entry)
+                self.asks(phone, router, entry)
 
     def reboot(self) -> None:
         router = self.dice.randrange(2)

@@ -6,6 +6,8 @@ over sockets.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,6 +64,13 @@ class Cafe:
 
     def close(self) -> None:
         self._writer.kill()
+
+    @contextlib.contextmanager
+    def without_a_writer(self) -> Iterator[None]:
+        """What is reported in the block waits, and is written after it."""
+        self._writer.kill()
+        yield
+        self._writer = gevent.spawn(self.ledger.run)
 
     @staticmethod
     def _insert(db: Any, model: Any, **values: Any) -> int:
