@@ -707,9 +707,9 @@ def sign_out(db: Connection, secret: str) -> None:
     db.execute(END_SESSION, {"secret_hash": _hash(secret)})
 
 
-def sign_out_one(db: Connection, operator: Operator, session_id: int) -> None:
-    """End one of an operator's sessions."""
-    db.execute(END_ONE, {"operator_id": operator.id, "session_id": session_id})
+def sign_out_one(db: Connection, operator: Operator, session_id: int) -> bool:
+    """End one of an operator's sessions; whether there was such a one."""
+    return db.execute(END_ONE, {"operator_id": operator.id, "session_id": session_id}).rowcount > 0
 
 
 def sign_out_everywhere(db: Connection, operator: Operator, *, but: int | None = None) -> None:

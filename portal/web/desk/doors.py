@@ -32,6 +32,7 @@ BUSY: Final = "Many passwords are being checked at the moment. Try again in some
 class BrowserRow:
     """A browser where the operator is signed in."""
 
+    session_id: int
     agent: str
     told: str
     here: bool
@@ -193,6 +194,15 @@ def sign_out(visit: Visit) -> Response:
     return response
 
 
+def sign_out_one(visit: Visit, session_id: int) -> Response:
+    """Ends one of the operator's own sessions, in a browser that he left behind or does not know."""
+    with visit.writing("sign out one") as db:
+        ended = operators.sign_out_one(db, visit.operator, session_id)
+        if ended:
+            visit.record_in(db, None, "operator.sign_out_one", visit.operator.email)
+    return to(pages.url("me"), "That browser is signed out." if ended else "That browser was signed out already.")
+
+
 def sign_out_others(visit: Visit) -> Response:
     """Ends the operator's sessions in every other browser."""
     with visit.writing("sign out others") as db:
@@ -220,7 +230,7 @@ def _own(visit: Visit) -> int:
 
 def _browser(each: Browser, clock: Clock, *, own: bool) -> BrowserRow:
     told = f"Since {clock.in_words(each.created_at)}, last used {clock.ago(each.seen_at)} ago"
-    return BrowserRow(browser_name(each.agent), f"{told}, from {each.address}" if each.address else told, own)
+    return BrowserRow(each.id, browser_name(each.agent), f"{told}, from {each.address}" if each.address else told, own)
 
 
 def browser_name(agent: str) -> str:
@@ -281,5 +291,6 @@ ROUTES = (
     Route("/desk/sign-in", sign_in, Who.ANYONE, "sign_in", posts=True),
     Route("/desk/sign-out", sign_out, Who.OPERATOR, "sign_out", gets=False, posts=True),
     Route("/desk/me", me, Who.OPERATOR, "me", posts=True),
+    Route("/desk/me/sign-out/<int:session_id>", sign_out_one, Who.OPERATOR, "sign_out_one", gets=False, posts=True),
     Route("/desk/me/sign-out-others", sign_out_others, Who.OPERATOR, "sign_out_others", gets=False, posts=True),
 )

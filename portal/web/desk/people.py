@@ -52,6 +52,7 @@ ACTIONS: Final = {
     "session.kick": "kicked",
     "operator.first": "set the installation up as",
     "operator.sign_in": "signed in from",
+    "operator.sign_out_one": "signed out one browser of",
     "operator.sign_out_others": "signed out everywhere else",
     "operator.password": "chose a new password",
     "operator.add": "invited",

@@ -226,6 +226,27 @@ def test_one_sees_where_one_is_signed_in_and_ends_it_elsewhere(office: Office, o
     assert ana.gets("/desk/me").status == 200
 
 
+def test_one_signs_out_a_single_browser_of_ones_own(office: Office, owner: Operator, ana: Browser) -> None:
+    phone, tablet = office.browser(owner), office.browser(owner)
+    orders = re.findall(r'action="(/desk/me/sign-out/\d+)"', ana.opens("/desk/me").html)
+    assert len(orders) == 2  # and none for the browser in hand
+    page = ana.sends(orders[0])
+    assert "That browser is signed out." in page
+    inside = [browser.gets("/desk/").status == 200 for browser in (phone, tablet, ana)]
+    assert sorted(inside[:2]) == [False, True]
+    assert inside[2]
+    assert "signed out already" in ana.sends(orders[0])
+    with office.store.read("operators") as db:
+        assert [entry.action for entry in operators.record(db, None)].count("operator.sign_out_one") == 1
+
+
+def test_nobody_signs_out_another_operators_browser(office: Office, owner: Operator, ana: Browser) -> None:
+    order = re.findall(r'action="(/desk/me/sign-out/\d+)"', office.browser(owner).opens("/desk/me").html)[0]
+    bea = office.browser(office.operator("bea@hotel.example", Role.OWNER))
+    assert "signed out already" in bea.sends(order)
+    assert ana.gets("/desk/").status == 200
+
+
 # What goes wrong
 
 
