@@ -200,7 +200,7 @@ class Walk:
             self.expect(self.at(phone, router, "GHOST").logs_in().reason, Reason.FORGED)
 
     def rush(self) -> None:
-        """While nothing is written: a poll, a new sign-in with a poll and a logout, and a late copy of the first poll."""
+        """While nothing is written: a poll, a new sign-in, its poll and logout, and a late copy of the first poll."""
         router = self.dice.randrange(2)
         for phone, entry in list(self.world.entries[router].items()):
             life, grant = self.world.lives.get(entry.token), self.dice.randrange(3)
