@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -64,7 +65,11 @@ class Messages:
             notice = words.refusal(Reason.UNKNOWN, now, None, None)
         else:
             notice = words.from_gateway(told_by.kind, now)
+        if told_by.kind is MessageKind.ACTIVATE:
+            return told(seen, Message(notice), query=_carried(told_by))
         link = sign_in_again(self._reception.gateway(told_by.gw_id))
+        if link is None:
+            notice = replace(notice, lines=[*notice.lines, words.how_to_begin()])
         return told(seen, Message(notice, link=link), query=_carried(told_by))
 
     def _explain(self, kind: MessageKind | None, viewer: Viewer, session: Session, now: datetime) -> Response:
@@ -135,7 +140,8 @@ class Messages:
         return told(NOBODY, Message(notice), 500, reference=reference)
 
     def _nothing(self, code: int) -> Response:
-        return told(NOBODY, Message(Notice(translated("There is nothing here"), bad=False)), code)
+        notice = Notice(translated("There is nothing here"), [words.how_to_begin()], bad=False)
+        return told(NOBODY, Message(notice), code)
 
 
 def why_denied(

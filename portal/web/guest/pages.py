@@ -68,16 +68,16 @@ class Way:
     button: str
     note: str = ""
     error: Markup | str = ""
-    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Splash:
-    """Where a guest signs in. The likeliest way comes first and is open."""
+    """Where a guest signs in. The likeliest way comes first and is open. `another`: his code is none to try again."""
 
     ways: Sequence[Way]
     hidden: Fields = ()
     notice: Notice | None = None
+    another: bool = False
     devices: Sequence[Device] = ()
     typed_code: str = ""
     typed_username: str = ""

@@ -259,7 +259,7 @@ def by_himself() -> Response:
     """For whoever was sent by no gateway: what this is, and how to get online; the way to the desk."""
     notice = Notice(
         translated("This is the sign-in server of a guest Wi-Fi"),
-        [translated("To get online, join the Wi-Fi and open any page. It brings you to the right place.")],
+        [words.how_to_begin()],
         bad=False,
     )
     desk = Markup('<a href="/desk/">{}</a>').format(translated("To the desk"))

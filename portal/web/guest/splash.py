@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -44,6 +44,9 @@ from portal.web.guest.words import Device, Notice
 from portal.web.languages import say, translated
 
 log = logging.getLogger(__name__)
+
+# Nothing is wrong with what was typed: the same, sent a little later, is good.
+TRY_AGAIN = frozenset({Reason.UNAVAILABLE, Reason.TOO_MANY_TRIES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,7 @@ class Arrivals:
         ways: Sequence[Way] | None = None,
         form: Mapping[str, str] | None = None,
         notice: Notice | None = None,
+        another: bool = False,
         devices: Sequence[Device] = (),
         reference: str = "",
         code: int = 200,
@@ -230,8 +234,9 @@ class Arrivals:
             ways=offered(visit) if ways is None else ways,
             hidden=(("nonce", nonce), ("lang", languages.language())),
             notice=notice,
+            another=another,
             devices=devices,
-            typed_code="" if notice else typed.get("code", ""),
+            typed_code="" if another else typed.get("code", ""),
             typed_username=typed.get("username", ""),
         )
         back = wifidog.return_url(*visit.way_back, "", "")
@@ -255,9 +260,14 @@ class Arrivals:
             title = translated("Check user name and password")
             return self._splash(visit, title, ways=offered(visit, wrong), form=form)
         code = voucher.as_printed(form.get("code", "")) if way == "voucher" else ""
+        later = reason in TRY_AGAIN
         notice = words.refusal(reason, visit.now, grant, refused.until, code)
         devices = self._movable(visit, grant) if reason is Reason.DEVICES_FULL and grant is not None else []
-        left = [each for each in offered(visit, after_refusal=True) if each.kind != way or way != "click-through"]
+        left = offered(visit, first=way if later else "", after_refusal=True)
+        if reason is Reason.BLOCKED:
+            left = []  # whatever this device presents, it stays out
+        elif way == "click-through" and not later:
+            left = [each for each in left if each.kind != way]
         status = {Reason.UNAVAILABLE: 503, Reason.TOO_MANY_TRIES: 429}.get(reason, 200)
         response = self._splash(
             visit,
@@ -265,6 +275,7 @@ class Arrivals:
             ways=left,
             form=form,
             notice=notice,
+            another=way == "voucher" and not later,
             devices=devices,
             reference=reference,
             code=status,
@@ -300,17 +311,22 @@ def scanned(visit: Visit) -> str:
     return vouchers.grouped(code) if code else ""
 
 
-def offered(visit: Visit, wrong: tuple[str, Markup] | None = None, *, after_refusal: bool = False) -> list[Way]:
-    """The network's ways in, the likeliest first. `wrong` says what was wrong with what was typed for one of them."""
+def offered(
+    visit: Visit, wrong: tuple[str, Markup] | None = None, *, first: str = "", after_refusal: bool = False
+) -> list[Way]:
+    """The network's ways in, the likeliest first. `wrong` says what was wrong with what was typed for one of them.
+
+    The way with something wrong, or the one named `first`, comes before all others, or a phone would not show it.
+    """
     network, click = visit.home.network, visit.home.click
-    way, line = wrong or ("", Markup())
+    way, line = wrong or (first, Markup())
     found = []
     if network.vouchers:
         title, button = translated("I have a code"), translated("Connect")
-        found.append(Way("voucher", title, button, error=line if way == "voucher" else ""))
+        found.append(Way("voucher", title, button))
     if network.accounts:
         title, button = translated("I have an account"), translated("Sign in")
-        found.append(Way("account", title, button, error=line if way == "account" else "", open=way == "account"))
+        found.append(Way("account", title, button))
     # Without a MAC nobody could say whose second click it is.
     if click is not None and visit.mac is not None:
         if not found:
@@ -321,9 +337,10 @@ def offered(visit: Visit, wrong: tuple[str, Markup] | None = None, *, after_refu
             title = translated("No code?")
         span = click.seconds or click.period_seconds
         button = say("Connect for %(span)s", span=languages.spelt(span)) if span else translated("Connect")
-        error = line if way in ("click-through", "take-over") else ""
-        note = words.offer(click)
-        found.append(Way("click-through", title, button, note, error=error, open=way == "click-through"))
+        found.append(Way("click-through", title, button, words.offer(click)))
+    found.sort(key=lambda each: each.kind != way)
+    if found and line:
+        found[0] = replace(found[0], error=line)
     return found
 
 

@@ -31,6 +31,7 @@ from portal.web.guest.reception import (
     by_himself,
     end,
     front_page,
+    sign_in_again,
     told,
     unreadable,
 )
@@ -63,7 +64,7 @@ class Statuses:
             printed = self._reception.fine_print(seen)
             if printed is not None:
                 return printed
-            return _claim(seen) if viewer.claimed else self._status(viewer, seen, arrived.token, now)
+            return self._claim(viewer, seen) if viewer.claimed else self._status(viewer, seen, arrived.token, now)
         except Unavailable:
             return away(self._reception.any_house(arrived.gw_id), now)
 
@@ -147,6 +148,14 @@ class Statuses:
             return self._welcome(gw_id, typed, words.unknown_code(*voucher.likely_slip(typed)))
         return pages.see(self._reception.link(Viewer(network_id, grant.id, None), now))
 
+    def _claim(self, viewer: Viewer, seen: House) -> Response:
+        """A token that no gateway has confirmed: whoever shows it learns nothing of its grant."""
+        gateway = None
+        if viewer.session is not None:
+            with self._portal.store.read("guests", caller="claim") as db:
+                gateway = gateways.get(db, viewer.session.gateway_id)
+        return told(seen, Message(_not_yet(), link=sign_in_again(gateway)))
+
     def _welcome(self, gw_id: str, typed: str = "", error: Markup | None = None) -> Response:
         """A guest of whom nothing is known but that his gateway let him in: gateways up to 1.3.0 send no token."""
         if not gw_id:
@@ -184,10 +193,6 @@ def _not_yet() -> Notice:
         [translated("Your sign-in has not reached the router. Sign in again.")],
         bad=False,
     )
-
-
-def _claim(seen: House) -> Response:
-    return told(seen, Message(_not_yet()))
 
 
 def _used_up(grant: Grant, now: datetime, code: str) -> Notice | None:

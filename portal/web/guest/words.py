@@ -394,8 +394,12 @@ def _gone(reason: Reason, now: datetime, grant: Grant | None, ended: datetime | 
             "click": translated("Your free access is over"),
         }[kind]
         moment = grant.valid_until if grant is not None else None
-        message = translated("It was valid %(until)s.")
-        lines = [filled(message, until=until(moment, now))] if moment is not None else []
+        if moment is None:
+            lines = []
+        elif code:
+            lines = [say("%(code)s was valid %(until)s.", code=as_code(code), until=until(moment, now))]
+        else:
+            lines = [say("It was valid %(until)s.", until=until(moment, now))]
     else:
         title = {
             "voucher": translated("This code was taken back"),
@@ -405,8 +409,7 @@ def _gone(reason: Reason, now: datetime, grant: Grant | None, ended: datetime | 
         moment = (grant.revoked_at if grant is not None else None) or ended
         message = translated("The staff did that %(when)s. Ask them for another way.")
         lines = [filled(message, when=when(moment, now))] if moment is not None else []
-    if code:
-        lines.append(as_code(code))
+        lines = [as_code(code), *lines] if code else lines
     return Notice(title, lines)
 
 
@@ -542,6 +545,11 @@ def from_gateway(kind: MessageKind | None, now: datetime) -> Notice:
 def device_note(active_since: datetime | None, used: int, now: datetime) -> str:
     """How long a device has been on, and what it has used: "since 15:40, 318 MB"."""
     return listed([since(active_since, now) if active_since is not None else "", data(used)])
+
+
+def how_to_begin() -> str:
+    """The way forward for whoever is on a page that leads nowhere."""
+    return translated("To get online, join the Wi-Fi and open any page. It brings you to the right place.")
 
 
 def as_of(now: datetime) -> str:

@@ -221,6 +221,7 @@ def test_a_wrong_password_and_an_unknown_name_are_refused_in_the_same_words(hote
         assert "User name and password do not match." in page.words
         assert page.form("username").fields["username"] == name
         assert page.form("username").fields["password"] == ""
+        assert page.words.index("do not match") < page.words.index("I have a code"), "what went wrong comes first"
     assert wrong.words == unknown.words
 
 
@@ -273,6 +274,7 @@ def test_a_click_lets_a_guest_in_and_the_next_one_waits_for_its_turn(hotel: Hote
     assert "You have had your free time" in page.words
     assert "You can connect again" in page.words
     assert "No code?" not in page.words, "a way that just refused him is not offered again"
+    assert "Type another code" not in page.words, "he typed none"
 
 
 def test_a_click_is_not_offered_to_a_device_whose_mac_is_not_known(hotel: Hotel) -> None:
@@ -298,6 +300,8 @@ def test_a_blocked_device_hears_until_when(hotel: Hotel) -> None:
         guests.block_station(db, hotel.network.id, guest.mac, hotel.now + timedelta(minutes=30), hotel.now)
     words = guest.signs_in(code=code).words
     assert "This device is blocked" in words
+    assert "another code" not in words, "no code would be let in"
+    assert "By connecting" not in words
     assert "It can come back" in words
     assert hotel.tokens() == 0
 
@@ -367,6 +371,7 @@ def test_while_our_records_are_away_the_page_says_when_to_come_back(hotel: Hotel
         assert page.status == 503
         assert int(page.response.headers["Retry-After"]) >= 1
         assert "We cannot reach our records just now" in page.words
+        assert page.form("code").fields["code"] == code, "nothing is wrong with it"
         assert "Try again in a minute." in page.words
         hotel.app = hotel.pages()
         fresh = guest.arrives()
