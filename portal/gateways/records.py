@@ -7,6 +7,7 @@ no flood can fill for long; two keys are valid while one replaces the other, and
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import secrets
 import string
 from dataclasses import dataclass
@@ -437,16 +438,41 @@ def key_hash(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+# What lets guests through once wifidog has marked them, and a stranger's device find an address and names before it is:
+# without the last set nobody with a name server of his own sees a page (the program itself lets our address through).
+_RULE_SETS: Final = """\
+FirewallRuleSet global {
+}
+FirewallRuleSet validating-users {
+    FirewallRule allow to 0.0.0.0/0
+}
+FirewallRuleSet known-users {
+    FirewallRule allow to 0.0.0.0/0
+}
+FirewallRuleSet unknown-users {
+    FirewallRule allow udp port 53
+    FirewallRule allow tcp port 53
+    FirewallRule allow udp port 67
+    FirewallRule allow tcp port 67
+}
+FirewallRuleSet locked-users {
+    FirewallRule block to 0.0.0.0/0
+}"""
+
+
 def router_lines(host: str, port: int, gateway: Gateway, key: str) -> str:
-    """What to put into the router's configuration, `wifidog.conf` or apfree's `wifidogx.conf`.
+    """A whole configuration for the router: `wifidog.conf`, or apfree's `wifidogx.conf`.
 
     `host` and `port` are where the router reaches us over plain HTTP. The key stands in the two fragments that only the
     router itself requests; a fragment is pasted in front of the parameters, so it must end in `&` (src/conf.c,
-    src/centralserver.c). What is not named keeps its compiled default.
+    src/centralserver.c). What is not named keeps its compiled default. Remarks stand on lines of their own outside of
+    blocks: there the programs of every age pass over them, and only there (src/conf.c: config_read).
     """
+    interface = ["# The interface that guests' devices are on: br-lan on OpenWrt.", "GatewayInterface br-lan"]
     server = [
         "AuthServer {",
         f"    Hostname {host}",
+        "    SSLAvailable no",
         f"    HTTPPort {port}",
         "    Path /wifidog/",
         f"    AuthScriptPathFragment auth/?k={key}&",
@@ -455,21 +481,35 @@ def router_lines(host: str, port: int, gateway: Gateway, key: str) -> str:
     ]
     timing = [f"CheckInterval {gateway.interval_seconds}", "ClientTimeout 5"]
     if gateway.dialect == "apfree":
-        # Both are 1 when unset: nobody would see a page, and devices on a cable would not even be asked about.
         lines = [
             *([f"DeviceID {gateway.device_id}"] if gateway.device_id else []),
             *server,
+            f"{interface[0]} Its address and the size of its network:",
+            # All four, or the whole block is passed over and the program ends (apfree's src/conf.c); it knows no sets
+            # of firewall rules, and ends at the word.
             "GatewaySetting {",
-            "    GatewayInterface br-lan",
+            f"    {interface[1]}",
+            "    GatewayChannel gatepost",
             f"    GatewayID {gateway.gw_id}",
+            f"    GatewaySubnetV4 {_lan(gateway)}",
             "}",
             *timing,
+            # Both are 1 when unset: nobody would see a page, and devices on a cable would not even be asked about.
             "DisablePortalAuth 0",
             "WiredPassed 0",
         ]
     else:
-        lines = [f"GatewayID {gateway.gw_id}", *timing, *server]
+        lines = [f"GatewayID {gateway.gw_id}", *interface, *timing, *server, _RULE_SETS]
     return "\n".join(lines) + "\n"
+
+
+def _lan(gateway: Gateway) -> str:
+    """The router's own network, as far as we know it; OpenWrt's default else."""
+    try:
+        address = ipaddress.IPv4Address(gateway.address or "")
+    except ValueError:
+        address = ipaddress.IPv4Address("192.168.1.1")
+    return f"{address}/24"
 
 
 def _one(row: Row[Any] | None) -> Gateway:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -208,32 +209,81 @@ def test_a_gateway_that_comes_back_from_retirement_has_none_of_its_old_keys(
     assert gateways.newest_key(db, keyring, lobby.id, NOW) is None
 
 
-def test_the_routers_lines_carry_the_key_where_only_the_router_shows_it(lobby: gateways.Gateway) -> None:
+def test_the_routers_lines_are_a_whole_configuration_with_the_key_where_only_the_router_shows_it(
+    lobby: gateways.Gateway,
+) -> None:
     assert gateways.router_lines("wifi.linde.example", 80, lobby, "k" * 32) == (
         "GatewayID lobby\n"
+        "# The interface that guests' devices are on: br-lan on OpenWrt.\n"
+        "GatewayInterface br-lan\n"
         "CheckInterval 60\n"
         "ClientTimeout 5\n"
         "AuthServer {\n"
         "    Hostname wifi.linde.example\n"
+        "    SSLAvailable no\n"
         "    HTTPPort 80\n"
         "    Path /wifidog/\n"
         f"    AuthScriptPathFragment auth/?k={'k' * 32}&\n"
         f"    PingScriptPathFragment ping/?k={'k' * 32}&\n"
         "}\n"
+        "FirewallRuleSet global {\n"
+        "}\n"
+        "FirewallRuleSet validating-users {\n"
+        "    FirewallRule allow to 0.0.0.0/0\n"
+        "}\n"
+        "FirewallRuleSet known-users {\n"
+        "    FirewallRule allow to 0.0.0.0/0\n"
+        "}\n"
+        "FirewallRuleSet unknown-users {\n"
+        "    FirewallRule allow udp port 53\n"
+        "    FirewallRule allow tcp port 53\n"
+        "    FirewallRule allow udp port 67\n"
+        "    FirewallRule allow tcp port 67\n"
+        "}\n"
+        "FirewallRuleSet locked-users {\n"
+        "    FirewallRule block to 0.0.0.0/0\n"
+        "}\n"
     )
 
 
-def test_apfrees_lines_name_its_device_and_switch_its_portal_on(db: Connection, linde: networks.Network) -> None:
-    gateway = gateways.add(db, linde.id, "ap-1", NOW, dialect="apfree")
+@pytest.mark.parametrize(
+    ("address", "subnet"),
+    [(None, "192.168.1.1/24"), ("10.88.0.1:8060", "10.88.0.1/24"), ("router.lan", "192.168.1.1/24")],
+)
+def test_apfrees_lines_have_all_that_it_insists_on_and_switch_its_portal_on(
+    db: Connection, linde: networks.Network, address: str | None, subnet: str
+) -> None:
+    gateway = gateways.add(db, linde.id, "ap-1", NOW, dialect="apfree", address=address)
     gateways.learn_device(db, gateway.id, "dev-0001")
     learned = gateways.get(db, gateway.id)
     assert learned is not None
-    lines = gateways.router_lines("10.88.0.2", 8080, learned, "k" * 32).splitlines()
+    text = gateways.router_lines("10.88.0.2", 8080, learned, "k" * 32)
+    lines = text.splitlines()
     assert lines[0] == "DeviceID dev-0001"
-    assert "    GatewayID ap-1" in lines
+    begin = lines.index("GatewaySetting {")
+    assert lines[begin + 1 : begin + 6] == [
+        "    GatewayInterface br-lan",
+        "    GatewayChannel gatepost",
+        "    GatewayID ap-1",
+        f"    GatewaySubnetV4 {subnet}",
+        "}",
+    ]
     assert f"    PingScriptPathFragment ping/?k={'k' * 32}&" in lines
+    assert "    SSLAvailable no" in lines
     assert "DisablePortalAuth 0" in lines
     assert "WiredPassed 0" in lines
+    assert "FirewallRule" not in text
+
+
+@pytest.mark.parametrize("dialect", ["classic", "apfree"])
+def test_remarks_in_the_lines_stand_where_every_program_passes_over_them(lobby: gateways.Gateway, dialect: str) -> None:
+    lines = gateways.router_lines("10.88.0.2", 80, dataclasses.replace(lobby, dialect=dialect), "k" * 32).splitlines()
+    inside = False
+    for line in lines:
+        assert "#" not in line or (line.startswith("# ") and not inside), line
+        inside = (inside or line.endswith("{")) and line != "}"
+    assert not inside
+    assert any(line.startswith("# ") for line in lines)
 
 
 # Heartbeats

@@ -230,8 +230,8 @@ def page(visit: Visit, gateway_id: int) -> Response:
 
 
 LINES_WHERE: Final = {
-    "classic": "Put these into /etc/wifidog.conf instead of the lines of the same names, then restart WiFiDog.",
-    "apfree": "Put these into /etc/wifidogx.conf instead of the lines of the same names, then restart wifidogx.",
+    "classic": "These are the whole of /etc/wifidog.conf; look at GatewayInterface, then restart WiFiDog.",
+    "apfree": "These are the whole of /etc/wifidogx.conf; look at the GatewaySetting block, then restart wifidogx.",
 }
 
 

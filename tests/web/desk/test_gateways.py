@@ -213,7 +213,7 @@ def test_routers_take_the_plain_port_where_browsers_have_tls(office: Office, lin
     browser = tls.browser(tls.operator("cleo@linde.example", operators.Role.OWNER))
     browser.client.environ_base["wsgi.url_scheme"] = "https"
     page = browser.opens(f"{HOME}/gateways/{gateway.id}")
-    assert "Hostname wifi.linde.example HTTPPort 80 Path" in page
+    assert "Hostname wifi.linde.example SSLAvailable no HTTPPort 80 Path" in page
 
 
 @pytest.mark.usefixtures("linde")
