@@ -354,7 +354,7 @@ class Ledger:
         self, store: Store, *, deadline_s: float = 1.0, attempt_s: float = 0.9, batch: int = 1000, lid: int = 200_000
     ) -> None:
         self._store = store
-        self._deadline_s = deadline_s
+        self.deadline_s = deadline_s
         self._attempt_s = attempt_s
         self._batch = batch
         self._lid = lid
@@ -474,7 +474,7 @@ class Ledger:
         self._recent.append(slot)
 
     def _end_waits(self) -> None:
-        due, overdue = time.monotonic() - self._deadline_s, []
+        due, overdue = time.monotonic() - self.deadline_s, []
         while self._recent and self._recent[0].came <= due:
             slot = self._recent.popleft()
             if not slot.settled:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -21,7 +23,7 @@ from portal.access import Answer, Effect, Facts, Reason, Verdict
 from portal.grants import Grant, Refused
 from portal.keys import Keyring
 from portal.ledger import FACTS_COLUMNS, FACTS_JOINS, Entry, Late, Ledger, Overloaded, Rejected, Slot
-from portal.store import Conflict, Store, Unavailable, sql
+from portal.store import Conflict, Store, Unavailable, deadline, sql
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 UNKNOWN_GRACE = timedelta(minutes=10)
 # After a restore from a backup every genuine token may be younger than the backup.
 RESTORE_GRACE = timedelta(hours=24)
+# What a verdict may take to be carried out when its report was committed at the last moment.
+LAST_SECONDS = 0.1
 
 
 class GatewayFacts(Protocol):
@@ -551,14 +555,27 @@ class Sessions:
                 verdict = self._unknown_token(entry.token_hash, now)
             else:
                 verdict = access.decide(facts, report.stage, now)
-                if verdict.effect is Effect.ACTIVATE:
-                    verdict = self._activate(gateway, report, bytes.fromhex(entry.token_hash))
-                elif verdict.effect is Effect.END:
-                    self._end(facts, verdict.reason, entry, now)
-            if verdict.answer is Answer.DENY and report.stage == access.COUNTERS:
-                self._close_line(entry)
+            if verdict is access.STAYS:
+                return verdict
+            with self._due(slot):
+                return self._carried_out(gateway, report, entry, facts, verdict, now)
         except Unavailable:
             return access.UNAVAILABLE
+
+    def _due(self, slot: Slot) -> AbstractContextManager[None]:
+        """A block that ends when the answer to this report is due. Raises Unavailable then."""
+        return deadline(max(slot.came + self._ledger.deadline_s - time.monotonic(), LAST_SECONDS))
+
+    def _carried_out(
+        self, gateway: GatewayFacts, report: Report, entry: Entry, facts: Facts | None, verdict: Verdict, now: datetime
+    ) -> Verdict:
+        """The verdict, once what it needs is committed. Raises Unavailable."""
+        if verdict.effect is Effect.ACTIVATE:
+            verdict = self._activate(gateway, report, bytes.fromhex(entry.token_hash))
+        elif verdict.effect is Effect.END and facts is not None:
+            self._end(facts, verdict.reason, entry, now)
+        if verdict.answer is Answer.DENY and report.stage == access.COUNTERS:
+            self._close_line(entry)
         return verdict
 
     def _forged(self, report: Report, entry: Entry) -> Verdict:
@@ -570,8 +587,10 @@ class Sessions:
         owner = self._ledger.owner(entry)
         if owner is not None and report.stage == access.COUNTERS:
             try:
-                self._ledger.written(self._ledger.enter(entry._replace(token_hash=owner)))
-                self._close_line(entry)
+                slot = self._ledger.enter(entry._replace(token_hash=owner))
+                self._ledger.written(slot)
+                with self._due(slot):
+                    self._close_line(entry)
             except (Late, Overloaded, Rejected, Unavailable):
                 log.warning("a list entry was dropped while the database was away", extra={"gateway": entry.gateway_id})
         return access.FORGED
@@ -594,20 +613,24 @@ class Sessions:
         )
 
     def _log_in(self, gateway: GatewayFacts, report: Report, entry: Entry) -> Verdict:
-        """stage=login. Its counters are ignored: the gateway sends zeros, whatever the list entry stands at."""
+        """stage=login. Its counters are ignored: the gateway sends zeros, whatever the list entry stands at.
+
+        Waits for the database until the answer is due, unless it is known to be away.
+        """
         if self._ledger.broken:
             return self._from_memory(gateway, report, entry)
         token_hash = bytes.fromhex(entry.token_hash)
         try:
-            if entry.repeats:
-                since = self._store.clock.now() - access.TOKEN_LIFE
-                with self._store.read("polls", caller="login") as db:
-                    fresh = db.execute(
-                        FRESH_SIGN_IN,
-                        {"gateway_id": gateway.id, "mac": report.mac, "since": since, "token_hash": token_hash},
-                    ).scalar()
-                token_hash = fresh or token_hash
-            return self._activate(gateway, report, token_hash)
+            with deadline(self._ledger.deadline_s):
+                if entry.repeats:
+                    since = self._store.clock.now() - access.TOKEN_LIFE
+                    with self._store.read("polls", caller="login") as db:
+                        fresh = db.execute(
+                            FRESH_SIGN_IN,
+                            {"gateway_id": gateway.id, "mac": report.mac, "since": since, "token_hash": token_hash},
+                        ).scalar()
+                    token_hash = fresh or token_hash
+                return self._activate(gateway, report, token_hash)
         except Unavailable:
             return self._from_memory(gateway, report, entry)
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import gevent
+import gevent.event
 import pytest
 
 from portal import sessions
 from portal.access import Answer, Reason
+from portal.config import Database
 from portal.keys import Keyring
 from portal.ledger import roll_usage
-from portal.store import Store, sql
+from portal.store import Store, limits_from, sql
 from tests.worlds import Cafe
 
 ALLOW, DENY, NEUTRAL = Answer.ALLOW, Answer.DENY, Answer.NO_OPINION
@@ -235,6 +237,27 @@ def test_a_blocked_station_is_refused_until_the_block_is_over(cafe: Cafe) -> Non
     assert refused.value.reason is Reason.BLOCKED
     cafe.change("UPDATE station SET blocked_until = now() - INTERVAL '1 second'")
     assert phone.comes_online(grant).answer is ALLOW
+
+
+def test_at_an_opening_hour_a_login_waits_for_its_turn(database_url: str, keyring: Keyring) -> None:
+    store = Store(database_url, limits=limits_from(Database(), answer_seconds=5.0))
+    cafe = Cafe(store, keyring, deadline_s=4.75)
+    phone = cafe.phone()
+    phone.signs_in(cafe.grant())
+    over = gevent.event.Event()
+
+    def somebody_else() -> None:
+        with store.read("polls", caller="test"):
+            over.wait()
+
+    others = [gevent.spawn(somebody_else) for _ in range(Database().polls)]
+    login = gevent.spawn(phone.logs_in)
+    gevent.sleep(0.5)
+    over.set()
+    assert login.get().answer is ALLOW
+    gevent.joinall(others, raise_error=True)
+    cafe.close()
+    store.dispose()
 
 
 def test_silence_ends_a_session_and_a_later_poll_opens_it_again(cafe: Cafe) -> None:
