@@ -1,7 +1,7 @@
 """The operators' door: the desk under `/desk/`, and the one-time link under `/setup/`.
 
-Promises: every path beneath them is ours, so whatever goes wrong is told in the desk's own pages, with a reference that
-stands in the log; nothing of what went wrong inside is told. Every page works without a script.
+Promises: every path beneath them is ours, so whatever goes wrong is told in the desk's own pages; a failure of ours
+with a reference that stands in the log, and nothing of what went wrong inside. Every page works without a script.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ def _refused(error: HTTPException) -> Response:
 
 
 def _away(error: Exception) -> Response:
-    log.warning("the desk could not be answered", extra={"error": str(error)})
-    response = _page(503)
+    reference = secrets.token_hex(4)
+    log.warning("the desk could not be answered", extra={"reference": reference, "error": str(error)})
+    response = _page(503, reference)
     response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 
@@ -96,7 +97,7 @@ def _page(status: int, reference: str = "") -> Response:
         "title": title,
         "says": says,
         "status": status,
-        "request_id": reference or secrets.token_hex(4),
+        "request_id": reference,
         "back": Link("To the desk", pages.url("networks")),
     }
     return guards.dress(pages.html("error.html", values, status))

@@ -89,9 +89,8 @@ class Messages:
         notice, reference = words.from_gateway(kind, now), ""
         if kind is MessageKind.DENIED or kind is None:
             notice = why_denied(session, grant, now, code, blocked, full=len(others) >= (grant.devices or 1 << 31))
-            reference = self._reception.note(
-                Reason(session.end_reason or "unknown"), session.network_id, session.mac, grant
-            )
+            reason = Reason(session.end_reason or "unknown")
+            reference = self._reception.note(reason, seen, gateway, session.mac, grant, now)
         query = (("message", kind.value if kind else ""), ("s", self._reception.link_value(viewer, now)))
         return told(
             seen, Message(notice, link=sign_in_again(gateway)), query=query, reference=reference if notice.bad else ""

@@ -7,7 +7,6 @@ needs no cookie; whoever holds a status link sees one grant and may sign its dev
 from __future__ import annotations
 
 import logging
-import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -196,20 +195,33 @@ class Reception:
             order=say("Sign out: %(device)s", device=name.striptags()),
         )
 
-    def note(self, reason: Reason, network_id: int, mac: str | None, grant: Grant | None) -> str:
-        """Log a refusal; the reference that its page shows, by which the staff find the line."""
-        reference = secrets.token_hex(3)
+    def note(
+        self,
+        reason: Reason,
+        house: House,
+        gateway: Gateway | GatewayFacts | None,
+        mac: str | None,
+        grant: Grant | None,
+        now: datetime,
+    ) -> str:
+        """Log a refusal; the line about it that its page has for the staff: when, why, where, and the end of the MAC.
+
+        In words that need no translation, and that the desk's search knows: nothing has to be stored for it, which
+        would let whoever is refused fill our tables.
+        """
         log.info(
             "guest refused",
             extra={
-                "reference": reference,
                 "reason": reason.value,
-                "network": network_id,
+                "gateway": None if gateway is None else gateway.id,
                 "grant": None if grant is None else grant.id,
                 "station": self.portal.keyring.mac_short(mac),
             },
         )
-        return reference
+        when = f"{now.astimezone(house.time_zone):%Y-%m-%d %H:%M}"
+        where = "" if gateway is None else gateway.gw_id
+        told = (when, reason.value.replace("_", " "), where, "" if mac is None else mac[-len("00:00") :])
+        return " · ".join(part for part in told if part)
 
 
 def end(db: Connection, viewer: Viewer, session_id: int, now: datetime) -> None:

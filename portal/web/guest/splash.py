@@ -250,7 +250,7 @@ class Arrivals:
     def _refused(self, visit: Visit, form: Mapping[str, str], refused: Refused) -> Response:
         """The splash page with the reason of a refusal, and what is left to try."""
         reason, grant, way = refused.reason, refused.grant, _way_taken(form)
-        reference = self._reception.note(reason, visit.network_id, visit.mac, grant)
+        reference = self._reception.note(reason, visit.house, visit.gateway, visit.mac, grant, visit.now)
         if reason in (Reason.CODE_MISTYPED, Reason.CODE_UNKNOWN):
             wrong = "voucher", words.unknown_code(*voucher.likely_slip(form.get("code", "")))
             title = translated("Check the code")

@@ -256,7 +256,7 @@ def test_what_is_not_there_is_told_in_the_desks_own_page(ana: Browser) -> None:
         page = ana.gets(path)
         assert page.status == 404
         assert "There is nothing here" in page
-        assert "reference" in page
+        assert "reference" not in page  # nothing failed, so nothing stands in the log
 
 
 @pytest.mark.usefixtures("linde")
@@ -275,7 +275,12 @@ def test_a_failure_inside_is_told_with_a_reference_and_nothing_else(
 
 
 def test_while_the_records_are_away_the_desk_says_so_and_when_to_come_back(
-    keyring: Keyring, offload: Offload, ana: Browser, office: Office, tmp_path: Path
+    keyring: Keyring,
+    offload: Offload,
+    ana: Browser,
+    office: Office,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     away = Store(f"postgresql://nobody@/none?host={tmp_path}", connect_seconds=0.2)
     browser = Browser(Office(away, keyring, offload, clock=office.now).app)
@@ -286,6 +291,9 @@ def test_while_the_records_are_away_the_desk_says_so_and_when_to_come_back(
     assert page.status == 503
     assert "We cannot reach our records" in page
     assert page.response.headers["Retry-After"]
+    reference = re.search(r'class="code">([0-9a-f]{8})<', page.html)
+    assert reference is not None
+    assert any(record.__dict__.get("reference") == reference[1] for record in caplog.records)
 
 
 # What every answer has in common

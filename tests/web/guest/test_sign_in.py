@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -9,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from argon2 import PasswordHasher
 
-from portal import guests
+from portal import guests, history
 from portal.access import Answer, Reason
 from portal.offload import Busy
 from tests.web.guest.hotel import LAPTOP, Hotel, Outage, sessions_of
@@ -122,6 +124,27 @@ def test_a_code_used_up_by_data_is_refused_with_its_figures_and_the_time(hotel: 
     assert f"{code} reached its limit yesterday at {local:%H:%M}: 500 MB of 500 MB." in page.words
     assert "0 MB left. Its time, 3 hours, was not the reason." in page.words
     assert "Type another code" in page.words
+
+
+def test_a_refusal_tells_the_staff_when_why_where_and_the_end_of_the_mac_that_the_desk_finds(
+    hotel: Hotel, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = hotel.code(minutes=180)
+    guest = hotel.guest()
+    guest.comes_online(code=code)
+    session_id = hotel.one("SELECT id FROM session")[0]
+    hotel.change("UPDATE \"grant\" SET started_at = now() - INTERVAL '4 hours', ends_at = now() - INTERVAL '1 hour'")
+    with caplog.at_level(logging.INFO, "portal.web.guest"):
+        page = guest.signs_in(code=code)
+    told = re.search(r"Reference (\S+ \S+) · time over · gw-1 · (\S+)", page.words)
+    assert told is not None
+    noon = hotel.now.astimezone(ZoneInfo("Europe/Berlin"))
+    assert told[1] in (f"{noon - timedelta(minutes=1):%Y-%m-%d %H:%M}", f"{noon:%Y-%m-%d %H:%M}")
+    assert told[2] == guest.mac[-5:]
+    with hotel.store.read() as db:
+        found = history.live(db, hotel.network.id, hotel.now, text=told[2])
+    assert [each.id for each in found] == [session_id]
+    assert not any(guest.mac in str(vars(record)) for record in caplog.records)
 
 
 def test_a_code_used_up_by_time_says_so(hotel: Hotel) -> None:
