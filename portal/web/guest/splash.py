@@ -261,7 +261,9 @@ class Arrivals:
             return self._splash(visit, title, ways=offered(visit, wrong), form=form)
         code = voucher.as_printed(form.get("code", "")) if way == "voucher" else ""
         later = reason in TRY_AGAIN
-        notice = words.refusal(reason, visit.now, grant, refused.until, code)
+        # A click shows no more than a MAC, which anybody can claim: until when its owner is kept out is his affair.
+        until = None if reason is Reason.BLOCKED and way == "click-through" else refused.until
+        notice = words.refusal(reason, visit.now, grant, until, code)
         devices = self._movable(visit, grant) if reason is Reason.DEVICES_FULL and grant is not None else []
         left = offered(visit, first=way if later else "", after_refusal=True)
         if reason is Reason.BLOCKED:

@@ -329,6 +329,18 @@ def test_a_blocked_device_hears_until_when(hotel: Hotel) -> None:
     assert hotel.tokens() == 0
 
 
+def test_who_only_claims_a_mac_does_not_hear_until_when_it_is_blocked(hotel: Hotel) -> None:
+    hotel.click_plan(minutes=60)
+    guest = hotel.guest()
+    with hotel.store.transaction() as db:
+        guests.block_station(db, hotel.network.id, guest.mac, hotel.now + timedelta(minutes=30), hotel.now)
+    page = guest.signs_in()
+    assert "This device is blocked Ask the staff" in page.words
+    assert "come back" not in page.words
+    assert "<p></p>" not in page.html
+    assert hotel.tokens() == 0
+
+
 def test_the_ways_in_stand_in_the_order_of_their_likelihood(hotel: Hotel) -> None:
     hotel.click_plan(minutes=30)
     hotel.edit(accounts=True)
