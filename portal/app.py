@@ -16,7 +16,7 @@ from flask import Flask
 from portal import upkeep
 from portal.config import Settings
 from portal.diagnostics import Diagnostics
-from portal.frontdoor import FrontDoor, Limit, Raw, Rules
+from portal.frontdoor import CALLER, FrontDoor, Limit, Raw, Rules
 from portal.gateways import Gateways
 from portal.jobs import Jobs, leased
 from portal.keys import Keyring
@@ -147,13 +147,13 @@ class Server:
 
     def _dispatch(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes] | Raw:
         """Routers first: their calls never reach Flask, whatever state it is in."""
-        if gateway.asks(environ["PATH_INFO"]):
+        if environ[CALLER] == "polls":
             return self.gateway_door(environ, start_response)
         started = time.monotonic()
         try:
             return self.pages(environ, start_response)
         finally:
-            self.metrics.page_seconds.labels(classify(environ["PATH_INFO"])).observe(time.monotonic() - started)
+            self.metrics.page_seconds.labels(environ[CALLER]).observe(time.monotonic() - started)
 
     def _lose(self, loop: str) -> None:
         log.critical("background work is lost, and the process ends", extra={"loop": loop})

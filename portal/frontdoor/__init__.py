@@ -40,9 +40,12 @@ from portal.frontdoor.client import Client, Gone
 from portal.frontdoor.framing import Reason, Refused, Request, is_host, parse_head
 from portal.frontdoor.waiting import Rules, Waiting
 
-__all__ = ["BUSY", "FAILED", "FrontDoor", "Limit", "Raw", "Reason", "Rules", "listen"]
+__all__ = ["BUSY", "CALLER", "FAILED", "FrontDoor", "Limit", "Raw", "Reason", "Rules", "listen"]
 
 log = logging.getLogger(__name__)
+
+CALLER = "gatepost.caller"
+"""Where an application finds its caller's class in the environ."""
 
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _OTHER_DESCRIPTORS = 128  # the database's, files, children
@@ -122,6 +125,7 @@ class _Connection:
         limit = door.limits[name]
         door.parsed[name] += 1
         environ = self._environ(request)
+        environ[CALLER] = name
         streams = request.has_body and (limit.body_bytes if request.length is None else request.length) > GATHER_BYTES
         room = door.has_room(name, streams)
         if room and request.has_body:

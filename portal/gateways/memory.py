@@ -63,6 +63,8 @@ class Gateways:
         self._by_id: dict[int, GatewayFacts] = {}
         self._by_gw_id: dict[str, GatewayFacts] = {}
         self._by_device: dict[str, dict[int, GatewayFacts]] = {}
+        # The key that a gateway last showed, if it is its own and stays valid: its hash need not be made again.
+        self._shown: dict[int, tuple[GatewayFacts, bytes]] = {}
         self._since: datetime | None = None
         self._refreshes = 0
         self._misses: OrderedDict[str, float] = OrderedDict()
@@ -115,7 +117,12 @@ class Gateways:
         One device has one configuration and so one key for all its gateways: a key of one of them speaks for all, in
         its own network. Which device it is, a gateway says itself, and another network's may say anything.
         """
+        shown = self._shown.get(gateway.id)
+        if shown is not None and shown[0] is gateway and hmac.compare_digest(shown[1], key.encode()):
+            return Trust.KEYED
         if key and self._fits(gateway, key):
+            if (key_hash(key), None) in gateway.keys:
+                self._shown[gateway.id] = gateway, key.encode()
             return Trust.KEYED
         if _KEY.fullmatch(key):
             fresh = self._look_up(gateway.gw_id.lower(), f"{gateway.id} {key}")
@@ -192,6 +199,7 @@ class Gateways:
 
     def _drop(self, gateway_id: int) -> None:
         old = self._by_id.pop(gateway_id, None)
+        self._shown.pop(gateway_id, None)
         if old is None:
             return
         # The name may be another gateway's by now: one that replaced this one.

@@ -33,6 +33,9 @@ RAW = {
     answer: Raw(answer.status, answer.body, *(header for header in answer.headers if header[0] not in _DOORS))
     for answer in Answer
 }
+_USUAL = frozenset(
+    f"{prefix}{call}{slash}" for prefix in wifidog.PREFIXES for call in (Route.AUTH, Route.PING) for slash in ("", "/")
+)
 _SAID = {verdict: RAW[answer] for verdict, answer in _CODES.items()}
 # A fleet report of some thousand clients; the largest seen on a real gateway was a few kilobytes.
 FLEET_BYTES = 4 * 2**20
@@ -200,7 +203,7 @@ class GatewayDoor:
 
 def asks(path: str) -> bool:
     """Whether a path is a gateway's call. Decides who answers before Flask sees anything."""
-    return wifidog.route(path) in (Route.AUTH, Route.COUNTERS_V2, Route.PING)
+    return path in _USUAL or wifidog.route(path) in (Route.AUTH, Route.COUNTERS_V2, Route.PING)
 
 
 def _unheard(report: Report) -> Verdict:

@@ -249,6 +249,19 @@ def test_forgetting_the_keys_believes_a_gateway_as_before(hotel: Hotel) -> None:
     assert hotel.trust("") is Trust.ADOPTED
 
 
+def test_a_key_that_was_believed_is_not_believed_for_ever(hotel: Hotel) -> None:
+    lobby = hotel.adds("lobby")
+    key = hotel.makes_key(lobby)
+    hotel.pings(key)
+    hotel.memory.refresh()
+    assert [hotel.trust(key), hotel.trust(key)] == [Trust.KEYED, Trust.KEYED]
+    assert hotel.trust("k" * 32) is Trust.KEY_MISSING
+    with hotel.store.transaction() as db:
+        gateways.forget_keys(db, lobby.id)
+    hotel.memory.refresh()
+    assert hotel.trust(key) is Trust.ADOPTED
+
+
 def test_a_key_speaks_for_its_own_gateway_and_those_of_its_device_only(hotel: Hotel) -> None:
     guests = hotel.adds("guests", device_id="dev-1")
     for gw_id, device_id in (("staff", "dev-1"), ("bar", "dev-2"), ("lobby", "")):
