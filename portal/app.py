@@ -77,7 +77,7 @@ class Server:
         )
         self.sessions = Sessions(self.store, self.ledger, self.keyring, restored_at)
         self.offload = Offload()
-        self.diagnostics = Diagnostics(settings.state / "profiles")
+        self.diagnostics = Diagnostics(settings.state / "profiles", delay=self.metrics.loop_delay_seconds.observe)
         self.jobs = Jobs(self._lose)
         self.listening = upkeep.Listening()
         self._hear = threading.Event()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 # Routers give up after 2 s (apfree) or 30 s (classic); the interesting part is far below.
 POLL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+DELAY_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 PAGE_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -51,23 +52,36 @@ class _Readings(Collector):
             yield reading.family()
 
 
+class Spread(Collector):
+    """How long something took, as a histogram of plain numbers, for one thread to write: the library's own, with its
+    locks and labels, and its counter took a tenth of a poll's time."""
+
+    def __init__(self, name: str, says: str, bounds: Sequence[float]) -> None:
+        self._name, self._says, self._bounds = name, says, bounds
+        self._within = [0] * (len(bounds) + 1)
+        self._seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One more."""
+        self._within[bisect_left(self._bounds, seconds)] += 1
+        self._seconds += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        bounds = [*map(str, self._bounds), "+Inf"]
+        family = HistogramMetricFamily(self._name, self._says)
+        family.add_metric((), list(zip(bounds, accumulate(self._within), strict=True)), self._seconds)
+        yield family
+
+
 class Polls(Collector):
-    """What gateways were answered, and how soon. Plain numbers that only the event loop's thread touches: the library's
-    own counter and histogram, with their locks and labels, took a tenth of a poll's time."""
+    """What gateways were answered, in plain numbers too."""
 
     def __init__(self) -> None:
         self._answered: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self._within = [0] * (len(POLL_SECONDS) + 1)
-        self._seconds = 0.0
 
     def count(self, stage: str, answer: str, reason: str) -> None:
         """One report of a gateway about a guest."""
         self._answered[stage, answer, reason] += 1
-
-    def observe(self, seconds: float) -> None:
-        """One call of a gateway, from the parsed request to the answer."""
-        self._within[bisect_left(POLL_SECONDS, seconds)] += 1
-        self._seconds += seconds
 
     def collect(self) -> Iterator[Metric]:
         answered = CounterMetricFamily(
@@ -78,13 +92,6 @@ class Polls(Collector):
         for labels, number in self._answered.items():
             answered.add_metric(labels, number)
         yield answered
-        bounds = [*map(str, POLL_SECONDS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._within), strict=True))
-        seconds = HistogramMetricFamily(
-            "gatepost_poll_seconds", "From the parsed request to the answer of a report, commit included"
-        )
-        seconds.add_metric((), buckets, self._seconds)
-        yield seconds
 
 
 class Metrics:
@@ -94,6 +101,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._readings = _Readings()
         self.polls = Polls()
+        self.poll_seconds = Spread(
+            "gatepost_poll_seconds", "From the parsed request to the answer of a report, commit included", POLL_SECONDS
+        )
+        self.loop_delay_seconds = Spread(
+            "gatepost_loop_delay_seconds", "What has its turn in the event loop waits so long, asked 20 times a second",
+            DELAY_SECONDS,
+        )  # fmt: skip
         self.pings = Counter("gatepost_pings", "Heartbeats of gateways", registry=self._registry)
         self.malformed = Counter(
             "gatepost_malformed",
@@ -114,7 +128,8 @@ class Metrics:
             buckets=PAGE_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(self.polls)
+        for plain in (self.polls, self.poll_seconds, self.loop_delay_seconds):
+            self._registry.register(plain)
         self._registry.register(self._readings)
 
     def watch(self, *readings: Reading) -> None:

@@ -61,6 +61,19 @@ def test_a_stall_is_counted_measured_and_named(diagnostics: Diagnostics, caplog:
     assert SECRET not in str(record.__dict__)
 
 
+def test_how_soon_the_loop_answers_is_told_again_and_again(tmp_path: Path) -> None:
+    delays: list[float] = []
+    diagnostics = Diagnostics(tmp_path, delay=delays.append)
+    diagnostics.start()
+    gevent.sleep(0.3)
+    hog(0.3)
+    gevent.sleep(0.1)
+    diagnostics.stop()
+    assert len(delays) >= 4
+    assert sorted(delays)[-1] > 0.15, "the stall is among them"
+    assert sorted(delays)[0] < 0.1, "and so is the time when nothing stood in the way"
+
+
 def test_a_stall_in_a_greenlet_is_named_by_what_the_greenlet_does(diagnostics: Diagnostics) -> None:
     gevent.sleep(0.1)
     gevent.spawn(hog, 0.4, SECRET).join()

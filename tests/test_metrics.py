@@ -20,7 +20,7 @@ def test_every_label_of_a_poll_is_from_a_closed_set() -> None:
 def test_how_soon_polls_are_answered_is_told_as_a_histogram() -> None:
     metrics = Metrics()
     for seconds in (0.0004, 0.01, 0.011, 7.0):
-        metrics.polls.observe(seconds)
+        metrics.poll_seconds.observe(seconds)
     lines = metrics.exposition().decode().splitlines()
     assert 'gatepost_poll_seconds_bucket{le="0.001"} 1.0' in lines
     assert 'gatepost_poll_seconds_bucket{le="0.01"} 2.0' in lines, "a bound belongs to its bucket"

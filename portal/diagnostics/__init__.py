@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import CodeType, FrameType
@@ -47,12 +47,17 @@ class Diagnostics:
     counts when it is over; how long it took is known to about 50 ms.
     """
 
-    def __init__(self, directory: Path, stall_seconds: float = 0.1) -> None:
-        """Profiles are written to `directory`. A loop that does not answer within `stall_seconds` stands still."""
+    def __init__(
+        self, directory: Path, stall_seconds: float = 0.1, delay: Callable[[float], object] = lambda _: None
+    ) -> None:
+        """Profiles are written to `directory`. A loop that does not answer within `stall_seconds` stands still.
+
+        `delay` is told, in a thread of its own and twenty times a second, after how many seconds the loop answered.
+        """
         self.stalls = 0
         self.stalled_seconds = self.longest_seconds = 0.0
         self.longest_where = ""
-        self._directory, self._stall_seconds = directory, stall_seconds
+        self._directory, self._stall_seconds, self._delay = directory, stall_seconds, delay
         self._loop = gevent.get_hub().loop
         self._loop_thread = _native("_thread", "get_ident")()
         self._answered = _native("_thread", "allocate_lock")()
@@ -122,6 +127,7 @@ class Diagnostics:
                         os.write(2, json.dumps(line).encode() + b"\n")
                         self._answered.acquire()
                     self._loop.run_callback_threadsafe(gevent.spawn, self._count, time.monotonic() - asked, where)
+                self._delay(time.monotonic() - asked)
         finally:
             self._watching = False
 

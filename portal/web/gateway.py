@@ -137,7 +137,7 @@ class GatewayDoor:
         gateway = self._believed(report.gw_id, report.key, report.device_id, report.dialect)
         verdict = _unheard(report) if gateway is None else self._sessions.answer(gateway, report)
         self._metrics.polls.count(report.stage, verdict.answer, verdict.reason)
-        self._metrics.polls.observe(time.monotonic() - started)
+        self._metrics.poll_seconds.observe(time.monotonic() - started)
         return _SAID[verdict.answer]
 
     def _fleets(
@@ -151,7 +151,7 @@ class GatewayDoor:
             self._metrics.malformed.labels(error.field).inc()
             return RAW[Answer.NEUTRAL]
         answered = wifidog.answer_v2((fleet, self._fleet(fleet)) for fleet in fleets)
-        self._metrics.polls.observe(time.monotonic() - started)
+        self._metrics.poll_seconds.observe(time.monotonic() - started)
         start_response("200 OK", list(wifidog.headers_v2(answered)))
         return [answered]
 

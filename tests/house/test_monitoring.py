@@ -12,10 +12,11 @@ def declared() -> set[str]:
     """Every metric's name as Prometheus sees it, from where they are declared."""
     found = set()
     text = (ROOT / "portal/metrics.py").read_text() + (ROOT / "portal/app.py").read_text()
-    for kind, name in re.findall(r"(Counter|Histogram|Reading)(?:MetricFamily)?\(\s*\"(gatepost_[a-z_]+)\"", text):
+    pattern = r"(Counter|Histogram|Reading|Spread)(?:MetricFamily)?\(\s*\"(gatepost_[a-z_]+)\""
+    for kind, name in re.findall(pattern, text):
         found |= {name} if kind == "Reading" else set()
         found |= {f"{name}_total"}
-        found |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if kind == "Histogram" else set()
+        found |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"} if kind in ("Histogram", "Spread") else set()
     return found
 
 
