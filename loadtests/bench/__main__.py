@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from loadtests import harness, seed
+from loadtests.bench import desk
 from loadtests.bench.polls import Order, Yield
 from loadtests.harness import OUT, RESULTS, ROOT, Cores, Program, Run, header, save, say
 from loadtests.soak import Steady
@@ -35,7 +35,9 @@ from portal.keys import Keyring
 from portal.store.embedded import Postgres, find_programs
 from portal.store.migrations import migrate
 
-AT_ONCE = 64
+AT_ONCE = 256
+"""Gateways that wait for an answer at any moment: enough for every contender to be busy all the time. At 8,000 polls a
+second it is the number that is on the way when each answer takes 32 ms."""
 MARK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
 
 
@@ -162,6 +164,16 @@ class Bench:
         found = {f"p{round(share * 100)}": (latencies.percentile(share) or 0.0) * 1000 for share in (0.5, 0.95, 0.99)}
         return found | {"max": latencies.longest * 1000, "polls": polls, "errors": errors}
 
+    def waits(self, port: int, rounds: int) -> dict[str, desk.Waited]:
+        """How long polls wait while the desk's heaviest pages are made."""
+        email, password = desk.furnish(self.postgres.url)
+        with harness.pinned(self.cores.load):
+            steady = Steady(port, self.guests[-5000:], 500, first=self._round)
+            try:
+                return desk.waits(steady, desk.Desk(f"http://127.0.0.1:{port}", email, password), rounds)
+            finally:
+                steady.stop()
+
     def pgbench(self, seconds: int) -> float:
         """Transactions a second of the session row's update alone, by PostgreSQL's own load generator."""
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
@@ -228,13 +240,6 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
-def longest_stall(port: int) -> float:
-    """The longest stall of the product's loop so far, in ms, as it measures it itself."""
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        found = re.search(rb"^gatepost_loop_longest_stall_seconds ([\d.e-]+)", answer.read(), re.M)
-    return float(found.group(1)) * 1000 if found else 0.0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small database and three contenders, in a minute")
@@ -273,7 +278,8 @@ def main() -> int:
                     bench.measure(program, port, figures, live=size, keep=False, seconds=options.seconds)
                     more[f"polls/s with {size:,} live"] = figures.rate[0]
             more["at 500/s, ms"] = bench.paced(port, 500, 3 if options.quick else 15)
-            more["longest stall of the loop, ms"] = longest_stall(port)
+            pages = bench.waits(port, 1 if options.quick else 3)
+            more["longest wait of a poll under any page, ms"] = max(one.longest for one in pages.values())
             more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
         more["pgbench, session row alone, tps"] = bench.pgbench(3 if options.quick else 8)
     facts = run.facts()
@@ -282,11 +288,13 @@ def main() -> int:
         f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip() for what, value, must in ratios(found)
     ]
     told += [f"{what}: {_plain(value)}" for what, value in more.items()]
+    told += ["", desk.table(pages)]
     say("\n" + "\n".join(told))
     if options.keep:
         document = {**facts, "contenders": {n: {k: asdict(f) for k, f in kinds.items()} for n, kinds in found.items()}}
-        save("bench", {**document, "ratios": ratios(found), "more": more}, began)
-        _quote(facts, found, more)
+        waited = {name: asdict(one) for name, one in pages.items()}
+        save("bench", {**document, "ratios": ratios(found), "more": more, "pages": waited}, began)
+        _quote(facts, found, more, pages)
     return 1 if any(sum(f.errors.values()) for kinds in found.values() for f in kinds.values()) else 0
 
 
@@ -296,13 +304,16 @@ def _plain(value: object) -> str:
     return f"{value:,.1f}" if isinstance(value, float) else str(value)
 
 
-def _quote(facts: dict[str, Any], found: dict[str, dict[str, Figures]], more: dict[str, Any]) -> None:
+def _quote(
+    facts: dict[str, Any], found: dict[str, dict[str, Figures]], more: dict[str, Any], pages: dict[str, desk.Waited]
+) -> None:
     """Renew the part of the results' README that speaks of this benchmark."""
     page = RESULTS / "README.md"
     text = [f"```\n{header(facts)}\n```", "", "| what | measured | must be |", "| --- | ---: | ---: |"]
     text += [f"| {what} | {value} | {must} |" for what, value, must in ratios(found)]
     text += ["", table(found), ""]
     text += [f"- {what}: {_plain(value)}" for what, value in more.items()]
+    text += ["", desk.table(pages)]
     old = page.read_text()
     page.write_text(MARK.sub(lambda mark: mark.group(1) + "\n".join(text) + "\n" + mark.group(2), old))
 
