@@ -28,6 +28,8 @@ from portal.store.embedded import DATABASE, ROLE, Postgres
 from portal.store.migrations import migrate
 
 TEMPLATE = "portal_template"
+ROOM = 2**30
+"""What the tests' databases take at most, with room to spare."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,10 +82,17 @@ class Cluster:
         self._admin.close()
 
 
+def _quickest() -> str:
+    """Memory, where there is enough. A clone is hundreds of files: 0.02 s to make and to drop, 0.3 s on a disk."""
+    memory = Path("/dev/shm")  # noqa: S108
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM
+    return str(memory) if roomy else "/tmp"  # noqa: S108
+
+
 @pytest.fixture(scope="session")
 def short_directory() -> Iterator[Path]:
     """A directory that PostgreSQL's user can reach (pytest's own is private) and whose path fits a socket."""
-    path = Path(tempfile.mkdtemp(prefix="gp-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="gp-", dir=_quickest()))
     path.chmod(0o711)
     try:
         yield path
