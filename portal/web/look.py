@@ -21,6 +21,7 @@ PREFIX = "/look/"
 FOR_EVER = "public, max-age=31536000, immutable"
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_AROUND = re.compile(r"\s*([{};])\s*")
 _SHEET = re.compile(r"/look/([a-z]+)-[0-9a-f]{10}\.css")
 _COLOURS = re.compile(r"/look/colours-([0-9a-f]{6})-[0-9a-f]{10}\.css")
 _LOGO = re.compile(r"/look/logo-([0-9]{1,18})-[0-9a-f]{12}\.png")
@@ -33,9 +34,9 @@ def hashed(content: bytes) -> str:
 
 @functools.cache
 def sheet(name: str) -> bytes:
-    """One of our own style sheets, without comments and indentation: every guest loads it on a poor connection."""
+    """One of our own style sheets, without comments and needless blanks: every guest loads it on a poor connection."""
     text = _COMMENT.sub("", (STATIC / f"{name}.css").read_text(encoding="utf-8"))
-    return "\n".join(line.strip() for line in text.splitlines() if line.strip()).encode()
+    return _AROUND.sub(r"\1", text).replace(";}", "}").strip().encode()
 
 
 @functools.cache

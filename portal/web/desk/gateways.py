@@ -189,6 +189,7 @@ def listing(visit: Visit) -> Response:
         "gateways",
         gateways=sorted(rows, key=lambda row: rank[row.state.kind]),
         silent=sum(row.state.kind == "silent" for row in rows),
+        waiting=sum(row.state.kind == "wait" for row in rows),
         inbox=[_caller(health, clock) for health in waiting],
     )
 

@@ -46,6 +46,7 @@ class Listed:
     online: int
     gateways: int
     silent: int
+    waiting: int
     role: str
 
 
@@ -84,6 +85,7 @@ def _listed(db: Connection, visit: Visit, network: Network) -> Listed:
         online=history.online(db, network.id),
         gateways=len(connected),
         silent=sum(each.silent(visit.now) for each in connected),
+        waiting=sum(each.at is None for each in connected),
         role=PARTS[role] if role else "",
     )
 

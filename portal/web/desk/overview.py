@@ -40,6 +40,7 @@ class Figures:
     signed_in: int
     ways: str
     silent: int
+    waiting: int
     gateways: int
     silence: str
 
@@ -98,6 +99,7 @@ def _figures(day: history.Figures, connected: Sequence[Health], clock: Clock) ->
         signed_in=sum(day.signed_in.values()),
         ways=", ".join(ways) or "nobody yet",
         silent=len(silent),
+        waiting=sum(health.at is None for health in connected),
         gateways=len(connected),
         silence=f"since {clock.at(longest)}" if longest else "",
     )

@@ -27,7 +27,7 @@ from portal.web.guards import Route, Visit, Who
 
 # How far back the list of ended sessions goes; older ones are found through their code or account.
 ENDED_DAYS: Final = 30
-BLOCKS: Final = ((0, "no: the same code may come back"), (15, "for 15 minutes"), (60, "for an hour"),
+BLOCKS: Final = ((0, "no, it may come back"), (15, "for 15 minutes"), (60, "for an hour"),
                  (1_440, "for a day"), (43_200, "for 30 days"))  # fmt: skip
 DEVICES: Final = {
     "phone": "Phone",

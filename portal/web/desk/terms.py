@@ -28,7 +28,7 @@ CODE_STATES = {
     "active": State("on", "In use"),
     "used up": State("done", "Used up"),
     "expired": State("done", "Expired"),
-    "revoked": State("bad", "Revoked"),
+    "revoked": State("bad", "Taken back"),
 }
 
 

@@ -234,7 +234,7 @@ def _figures(each: Overview, pace: history.Pace, clock: Clock) -> list[Figure]:
         Figure("Unused", each.unused, runs_out(each.unused, pace.first_used, clock) or "ready to hand out"),
         Figure("In use", each.active, f"on {many(pace.devices, 'device')} now"),
         Figure("Used up", each.used_up, f"{many(pace.first_used, 'code')} first used this week"),
-        Figure("Gone", each.expired + each.revoked, f"{each.expired} expired, {each.revoked} revoked"),
+        Figure("Gone", each.expired + each.revoked, f"{each.expired} expired, {each.revoked} taken back"),
     ]
 
 

@@ -29,7 +29,7 @@ REASONS = {
     Reason.STALE_TOKEN: "the gateway did not show the token in time",
     Reason.FOREIGN_GATEWAY: "another gateway asked",
     Reason.FOREIGN_STATION: "another device asked",
-    Reason.REVOKED: "revoked",
+    Reason.REVOKED: "taken back",
     Reason.EXPIRED: "its last day of validity is over",
     Reason.TIME_OVER: "the time is used up",
     Reason.DATA_OVER: "the data is used up",

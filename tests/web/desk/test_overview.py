@@ -29,6 +29,10 @@ def test_an_empty_network_leads_step_by_step_to_the_first_guest(office: Office, 
     assert steps(ana) == (1, "Connect the router")
     gateway = office.gateway(linde, "linde-lobby")
     assert steps(ana) == (2, "Hear from it")
+    for path in ("/desk/", HOME, f"{HOME}gateways"):
+        page = ana.opens(path)
+        assert "not heard yet" in page
+        assert "all heard" not in page.text.lower()
     with office.store.transaction() as db:
         db.execute(
             sql("test.heard", "INSERT INTO heartbeat (gateway_id, at, steady_since) VALUES (:id, now(), now())"),

@@ -230,7 +230,7 @@ def test_a_batch_is_taken_back_only_when_that_was_asked_and_answered(office: Off
     page = ana.sends(f"{HOME}/vouchers/{batch.id}/revoke")
     assert "4 codes taken back" in page
     assert overview(office, plan).revoked == 4
-    assert "Revoked" in ana.opens(f"{HOME}/vouchers")
+    assert "Taken back" in ana.opens(f"{HOME}/vouchers")
     assert "No code of this batch is left to print" in ana.opens(f"{HOME}/vouchers/{batch.id}/print")
 
 
