@@ -21,7 +21,7 @@ from gevent.event import Event
 from PIL import ExifTags, Image, PngImagePlugin
 
 import portal.offload
-from portal.offload import Busy, Offload, Unsuitable, _child
+from portal.offload import Busy, Offload, Unsuitable, _child, in_turns
 
 LOGO = Path(portal.offload.__file__).with_name("logo.py")
 native_sleep = monkey.get_original("time", "sleep")
@@ -123,6 +123,24 @@ def test_work_is_done_in_another_thread_with_its_arguments_and_result(offload: O
     total, thread = offload.run(work, 1, two=2)
     assert total == 3
     assert thread != monkey.get_original("_thread", "get_ident")()
+
+
+def test_whoever_waits_has_a_turn_after_each_step_of_long_work() -> None:
+    seen: list[str] = []
+
+    def others() -> None:
+        while len(seen) < 6:
+            seen.append("another")
+            gevent.sleep(0)
+
+    def steps() -> Iterator[int]:
+        for number in range(3):
+            seen.append("a step")
+            yield number
+
+    gevent.spawn(others)
+    assert in_turns(steps()) == [0, 1, 2]
+    assert seen == ["a step", "another"] * 3
 
 
 def test_so_many_run_so_many_wait_and_the_next_is_told_at_once() -> None:

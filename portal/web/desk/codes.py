@@ -1,14 +1,14 @@
 """Printed codes: QR pictures as SVG paths, and sheets of cards; CSV that a spreadsheet cannot be tricked with.
 
 Promises: pure. A QR code keeps its quiet zone of four modules. Drawing one takes about a millisecond, so whoever draws
-a sheet does it off the event loop (see offload).
+a sheet lets others have a turn after each (offload.in_turns).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import segno
@@ -64,18 +64,16 @@ def qr(text: str, mask: int | None = None) -> Qr:
     return Qr(len(rows) + 2 * QUIET, symbol.mask, "".join(parts))
 
 
-def cards(codes: Sequence[tuple[str, str]], address: str) -> list[Card]:
-    """Cards for (code, last day in words or ""); scanned, each opens `address` with its code filled in.
+def cards(codes: Iterable[tuple[str, str]], address: str) -> Iterator[Card]:
+    """Cards for (code, last day in words or ""), one by one; scanned, each opens `address` with its code filled in.
 
     The texts differ in a few signs only, so the mask that suits the first suits them all.
     """
     mask: int | None = None
-    found = []
     for code, until in codes:
         picture = qr(f"{address}{code}", mask)
         mask = picture.mask
-        found.append(Card(code, until, picture))
-    return found
+        yield Card(code, until, picture)
 
 
 def sheets(cards: Sequence[Card]) -> list[Sheet]:

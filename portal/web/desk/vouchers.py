@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from portal import gateways, history, networks, vouchers
 from portal.fields import Invalid
 from portal.networks import Plan
-from portal.offload import Busy
+from portal.offload import in_turns
 from portal.vouchers import Overview
 from portal.web.desk import codes, pages, terms
 from portal.web.desk.forms import Form
@@ -281,11 +281,7 @@ def sheet(visit: Visit, batch_id: int) -> Response:
         )
         for row in rows
     ]
-    try:
-        cards = visit.portal.offload.run(codes.cards, printed, address)
-    except Busy:
-        notice = "Several sheets are being drawn at the moment. Try again in some seconds."
-        return to(here(visit, "batch", batch_id=batch_id), notice, "warn")
+    cards = in_turns(codes.cards(printed, address))
     head = _head(each, clock)
     what = many(len(cards), "receipt") if receipts else many(len(cards), "card")
     advice = (

@@ -180,7 +180,7 @@ def test_a_qr_code_drawn_as_a_path_is_the_qr_code() -> None:
 
 
 def test_cards_are_set_ten_to_a_sheet() -> None:
-    cards = codes.cards([(f"code {number}", "") for number in range(23)], "http://x/?code=")
+    cards = list(codes.cards([(f"code {number}", "") for number in range(23)], "http://x/?code="))
     assert [len(sheet.cards) for sheet in codes.sheets(cards)] == [10, 10, 3]
     assert [sheet.number for sheet in codes.sheets(cards)] == [1, 2, 3]
 
