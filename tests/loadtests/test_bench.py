@@ -1,0 +1,143 @@
+"""The benchmark's own parts: what its generator counts, what its ratios say, that the pages it asks for are there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+from psycogreen.gevent import patch_psycopg
+from psycopg2.extensions import set_wait_callback
+
+from loadtests import seed
+from loadtests.bench import desk
+from loadtests.bench.__main__ import Figures, patched, ratios
+from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
+from loadtests.harness import ROOT, Program, answers, free_port, split_cores
+from loadtests.soak import Steady
+from portal.keys import Keyring
+from tests.conftest import Cluster
+from tests.loadtests.test_harness import answering
+
+CORES = split_cores()
+ONLINE = 40
+
+
+def generated(order: Order) -> Yield:
+    """What the generator's process finds."""
+    command = [sys.executable, "-m", "loadtests.bench.polls"]
+    done = subprocess.run(
+        command, input=json.dumps(asdict(order)), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return Yield.from_json(json.loads(done.stdout))
+
+
+def order(port: int, guests: Path, *, keep_alive: bool = False, round: int = 0) -> Order:
+    return Order(port, str(guests), ONLINE, 8, 0.0, 0.4, keep_alive, round)
+
+
+@pytest.fixture
+def invented(tmp_path: Path) -> Path:
+    """Guests whom nobody knows."""
+    path = tmp_path / "guests"
+    seed.write([seed.Guest("t" * 40, "02:00:00:00:00:01", "10.0.0.1", "gw-0", "k" * 32)] * ONLINE, path)
+    return path
+
+
+@contextmanager
+def product(cluster: Cluster, state: Path) -> Iterator[tuple[int, str, list[seed.Guest]]]:
+    """The product on a seeded database: its port, the database's URL, who is online."""
+    with cluster.clone() as url:
+        name = urlsplit(url).path.removeprefix("/")
+        set_wait_callback(None)  # the seed copies whole tables, which psycopg2 does only while it blocks
+        try:
+            superuser = cluster.url_of(name, superuser=True)
+            guests = seed.town(superuser, Keyring.load_or_create(state), online=ONLINE, ended=10)
+        finally:
+            patch_psycopg()
+        port = free_port()
+        env = {
+            "PORTAL_STATE_DIR": str(state),
+            "PORTAL_DATABASE__URL": url,
+            "PORTAL_SERVER__HOST": "127.0.0.1",
+            "PORTAL_SERVER__PORT": str(port),
+        }
+        command = [sys.executable, str(ROOT / "serve.py")]
+        with Program(f"test-bench-{port}", command, CORES.server, answers(port, "/readyz"), env):
+            yield port, url, guests
+
+
+@pytest.mark.parametrize("keep_alive", [False, True])
+def test_right_answers_are_counted_with_what_they_took(invented: Path, keep_alive: bool) -> None:
+    port = free_port()
+    with Program(f"test-ok-{port}", patched("loadtests.bench.ok")(port), CORES.server, answers(port, "/alive")):
+        found = generated(order(port, invented, keep_alive=keep_alive))
+    assert found.errors == {}
+    assert 0 < found.polls <= found.sent
+    assert found.latencies.count == found.polls
+
+
+def test_an_answer_that_lets_nobody_in_is_an_error(invented: Path) -> None:
+    with answering(b"HTTP/1.0 200 OK\r\nContent-Length: 8\r\n\r\nAuth: 0\n") as port:
+        found = generated(order(port, invented))
+    assert found.polls == 0
+    assert found.errors == {"200": found.sent}
+
+
+def test_what_the_generator_sends_is_what_the_product_charges(cluster: Cluster, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with product(cluster, state) as (port, url, guests):
+        listed = tmp_path / "guests"
+        seed.write(guests, listed)
+        found = generated(order(port, listed))
+        with psycopg2.connect(url) as db, db.cursor() as cursor:
+            cursor.execute("SELECT sum(used_down), sum(used_up) FROM session WHERE state = 'active'")
+            charged = cursor.fetchone()
+        db.close()
+    assert found.errors == {}
+    assert charged == (found.sent * DOWN, found.sent * UP)
+
+
+def test_every_page_that_is_measured_is_there_and_polls_go_on_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
+    with product(cluster, tmp_path / "state") as (port, url, guests):
+        browser = desk.Desk(f"http://127.0.0.1:{port}", *desk.furnish(url))
+        steady = Steady(port, guests, 50)
+        try:
+            found = desk.waits(steady, browser, rounds=1)
+        finally:
+            steady.stop()
+    assert set(found) == set(browser.steps())
+    assert all(one.longest > 0 for one in found.values())
+    assert found["their sheets, with QR codes"].seconds > 0.01
+    assert desk.table(found).count("\n") == len(found) + 1
+
+
+def test_the_ratios_compare_medians() -> None:
+    def figures(*rate: float) -> dict[str, Figures]:
+        one = Figures(rate=list(rate), server=[0.1], postgres=[0.1])
+        return {"close": one, "keep": one}
+
+    told = ratios({"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)})
+    found = {what: value for what, value, _ in told}
+    assert found["against a bare answer on our own server"] == "50%"
+    assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nAuth: ", False),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nAuth: 1\n", True),
+        (b"HTTP/1.1 200 OK\r\n\r\nAuth: 1\n", False),
+    ],
+)
+def test_an_answer_on_a_kept_connection_ends_by_its_length(answer: bytes, whole: bool) -> None:
+    assert complete(answer) is whole
