@@ -100,6 +100,17 @@ class Gateways:
         found = self._by_gw_id.get(name)
         return found if found is not None else self._look_up(name)
 
+    def adopted(self, gw_id: str) -> GatewayFacts | None:
+        """The gateway that calls itself so, if it is adopted; None otherwise, and as in `find`.
+
+        Somebody may have adopted it a moment ago and try it now, so the database is asked before it counts as not.
+        """
+        name = gw_id.lower()
+        found = self._by_gw_id.get(name)
+        if found is None or found.state != "adopted":
+            found = self._look_up(name)
+        return found if found is not None and found.state == "adopted" else None
+
     def of_device(self, device_id: str) -> list[GatewayFacts]:
         """The gateways that run on one device of apfree's."""
         return list(self._by_device.get(device_id, {}).values()) if device_id else []
@@ -194,6 +205,7 @@ class Gateways:
         self._drop(facts.id)
         self._by_id[facts.id] = facts
         self._by_gw_id[facts.gw_id.lower()] = facts
+        self._misses.pop(facts.gw_id.lower(), None)
         if facts.device_id:
             self._by_device.setdefault(facts.device_id, {})[facts.id] = facts
 

@@ -98,6 +98,35 @@ def test_a_gateway_that_was_just_unknown_is_found_after_the_next_refresh(hotel: 
     assert hotel.memory.find("lobby") is not None
 
 
+def test_a_gateway_adopted_a_moment_ago_elsewhere_is_known_as_adopted_without_waiting(hotel: Hotel) -> None:
+    hotel.memory.refresh()
+    assert hotel.memory.find("attic") is None
+    hotel.pings(gw_id="attic")
+    hotel.memory.refresh()
+    asking = hotel.memory.find("attic")
+    assert asking is not None
+    assert hotel.memory.adopted("attic") is None
+    with hotel.store.transaction() as db:
+        gateways.adopt(db, asking.id, hotel.network.id, hotel.now)
+    adopted = hotel.memory.adopted("ATTIC")
+    assert adopted is not None
+    assert adopted.network_id == hotel.network.id
+    assert hotel.memory.find("attic") == adopted, "its calls are believed from then on, too"
+
+
+def test_who_is_not_adopted_costs_the_database_no_more_than_who_is_unknown(
+    statements: tuple[Hotel, list[str]],
+) -> None:
+    hotel, sent = statements
+    hotel.pings(gw_id="attic")
+    hotel.memory.refresh()
+    sent.clear()
+    for number in range(30_000):
+        hotel.seconds = number / 10_000
+        assert hotel.memory.adopted("attic") is None
+    assert len(sent) <= Gateways.LOOKUP_BURST + 3 * Gateways.LOOKUPS_PER_SECOND + 1
+
+
 def test_a_change_is_seen_after_the_next_refresh(hotel: Hotel) -> None:
     gateway = hotel.adds("lobby")
     hotel.memory.refresh()

@@ -77,8 +77,8 @@ class Reception:
 
     def gateway(self, gw_id: str) -> GatewayFacts | None:
         """The adopted gateway that calls itself so."""
-        found = self.portal.gateways.find(gw_id) if gw_id else None
-        return found if found is not None and found.state == "adopted" and found.network_id is not None else None
+        found = self.portal.gateways.adopted(gw_id) if gw_id else None
+        return found if found is not None and found.network_id is not None else None
 
     def any_house(self, gw_id: str) -> House:
         """The house of a gateway, or the only one there is, or nobody's. Never raises: every page needs a plate."""

@@ -101,6 +101,21 @@ def test_a_gateway_that_nobody_set_up_gets_a_page_that_says_what_to_do(hotel: Ho
     assert "cannot read this link" in hotel.guest().arrives(gw_id="x" * 65).words
 
 
+def test_a_gateway_that_was_adopted_a_moment_ago_has_its_splash_page(hotel: Hotel) -> None:
+    assert hotel.guest().arrives(gw_id="gw-2").status == 404
+    with hotel.store.transaction() as db:
+        gateways.note_unknown(db, "gw-2", hotel.now)
+    hotel.gateways.refresh()
+    assert hotel.guest().arrives(gw_id="gw-2").status == 404
+    with hotel.store.transaction() as db:
+        asking = gateways.by_gw_id(db, "gw-2")
+        assert asking is not None
+        gateways.adopt(db, asking.id, hotel.network.id, hotel.now)
+    page = hotel.guest().arrives(gw_id="gw-2")
+    assert page.status == 200
+    assert "Hotel Linde" in page.html
+
+
 def test_a_parameter_said_twice_is_a_link_that_cannot_be_read(hotel: Hotel) -> None:
     for path in ("login/", "portal/", "gw_message.php"):
         page = hotel.guest().opens(f"/{path}?gw_id=gw-1&gw_id=gw-1")
