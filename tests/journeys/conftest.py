@@ -19,7 +19,7 @@ from tests.journeys.house import House
 from tests.journeys.live import Live
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A headless browser. Playwright waits in patched sockets, so the gateways of this process live on meanwhile."""
     with launched() as browser:
@@ -45,7 +45,7 @@ def directory() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live() -> Iterator[Live]:
     """The server that most journeys share; it must end well."""
     with short_path() as path:
@@ -58,7 +58,7 @@ def live() -> Iterator[Live]:
             live.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def numbers() -> Iterator[int]:
     return itertools.count(1)
 

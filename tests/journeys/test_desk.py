@@ -33,7 +33,7 @@ def desk(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def owner(live: Live) -> str:
     """The e-mail address of somebody who owns the shared installation."""
     with contextlib.closing(Offload()) as offload:
