@@ -18,7 +18,7 @@ from portal import fields
 from portal.fields import Invalid
 from portal.store import sql
 
-LARGEST_LOGO: Final = 64 * 1024
+LARGEST_LOGO: Final = 16 * 1024
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 

@@ -83,7 +83,7 @@ def test_a_logo_is_a_small_png_and_changes_its_mark(db: Connection, linde: netwo
     assert first.logo_mark != second.logo_mark
     assert networks.logo(db, linde.id) == networks.PNG + b"two"
     for wrong in (b"<svg/>", networks.PNG + bytes(networks.LARGEST_LOGO)):
-        with pytest.raises(Invalid, match="64 KiB"):
+        with pytest.raises(Invalid, match="16 KiB"):
             networks.set_logo(db, linde.id, wrong)
     networks.set_logo(db, linde.id, None)
     assert networks.logo(db, linde.id) is None

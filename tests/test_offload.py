@@ -231,6 +231,18 @@ def test_a_small_picture_is_not_blown_up_and_keeps_its_transparency(offload: Off
     assert image.getpixel((1, 1)) == (0, 0, 255, 255)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_even_a_picture_of_noise_is_drawn_small_enough_for_a_slow_line(offload: Offload, mode: str) -> None:
+    noise = Image.frombytes(mode, (1000, 700), os.urandom(1000 * 700 * len(mode)))
+    out = io.BytesIO()
+    noise.save(out, "PNG")
+    png = offload.safe_logo(out.getvalue())
+    assert len(png) <= 14 * 1024
+    image = opened(png)
+    assert image.width >= 96
+    assert ("transparency" in image.info) == (mode == "RGBA")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGBA"])
 def test_every_kind_of_png_is_taken(offload: Offload, mode: str) -> None:
     out = io.BytesIO()

@@ -137,7 +137,7 @@ class Offload:
         return self.hash_password(password) if self.is_outdated(stored) else None
 
     def safe_logo(self, data: bytes) -> bytes:
-        """A PNG of at most 512 × 512 pixels that shows what `data` shows. Raises Unsuitable, or Busy.
+        """A PNG of at most 512 × 512 pixels and 14 KiB that shows what `data` shows. Raises Unsuitable, or Busy.
 
         The picture is decoded in a child that can reach nothing and has 5 s of processor time and 512 MiB of memory.
         """

@@ -15,7 +15,11 @@ import sys
 from PIL import ExifTags, Image, ImageOps
 
 PIXELS = 16_000_000
-EDGE = 512
+EDGES = (512, 384, 256, 192, 128, 96)
+"""The longer side, in pixels; a phone shows 48 CSS pixels of height. The first that fits is taken."""
+BYTES = 14 * 1024
+"""What it may weigh: a guest's page and its style leave so much of 30 kB."""
+COLOURS = 64
 SECONDS = 5
 MEMORY = 512 * 2**20
 STRANGER = 65533  # nobody's number is 65534, and PostgreSQL may run as nobody
@@ -45,19 +49,29 @@ def shut_in() -> None:
 
 
 def redraw(data: bytes, form: str) -> bytes:
-    """The picture as a PNG of at most EDGE × EDGE pixels. Raises TooLarge, or whatever a decoder raises."""
+    """The picture as a PNG within EDGES and BYTES. Raises TooLarge, or whatever a decoder raises."""
     Image.MAX_IMAGE_PIXELS = None  # we ask ourselves, before anything is decoded
     with Image.open(io.BytesIO(data), formats=[form]) as source:
         if source.width * source.height > PIXELS:
             raise TooLarge
-        source.draft("RGB", (EDGE, EDGE))  # a JPEG can be decoded smaller at once
+        source.draft("RGB", (EDGES[0], EDGES[0]))  # a JPEG can be decoded smaller at once
         upright = ImageOps.exif_transpose(source)
     transparent = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     picture = upright.convert("RGBA" if transparent else "RGB")
-    picture.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
-    clean = Image.frombytes(picture.mode, picture.size, picture.tobytes())  # without profiles, comments, positions
+    for edge in EDGES:
+        picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+        exact = Image.frombytes(picture.mode, picture.size, picture.tobytes())  # without profiles, comments, positions
+        # A drawing keeps its colours; a photograph weighs a fifth with so few of them, and nobody sees it at this size.
+        for clean in (exact, exact.quantize(COLOURS, Image.Quantize.FASTOCTREE)):
+            png = _png(clean)
+            if len(png) <= BYTES:
+                return png
+    return png
+
+
+def _png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    clean.save(out, "PNG", optimize=True)
+    picture.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -66,7 +80,7 @@ def _sample(form: str) -> bytes:
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     out = io.BytesIO()
-    Image.new("RGB", (EDGE + 1, 2)).save(out, form, exif=turned)
+    Image.new("RGB", (EDGES[0] + 1, 2)).save(out, form, exif=turned)
     return out.getvalue()
 
 

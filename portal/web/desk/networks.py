@@ -177,19 +177,12 @@ def _logo(visit: Visit, form: Form) -> bytes | None:
     if not data:
         return None
     try:
-        png = visit.portal.offload.safe_logo(data)
+        return visit.portal.offload.safe_logo(data)
     except Unsuitable as error:
         form.wrong("logo", sentence(str(error)))
-        return None
     except Busy:
         form.wrong("logo", "Several pictures are being drawn at the moment. Try again in some seconds.")
-        return None
-    if len(png) > networks.LARGEST_LOGO:
-        most = networks.LARGEST_LOGO // 1024
-        said = f"Drawn anew it takes {len(png) // 1024} kB, and {most} is the limit: guests load it on slow lines. "
-        form.wrong("logo", said + "A simpler or smaller picture fits.")
-        return None
-    return png
+    return None
 
 
 def _differences(before: Network, after: Network) -> dict[str, object]:
