@@ -31,8 +31,17 @@ def cafe(store: Store, keyring: Keyring) -> Iterator[Cafe]:
 @pytest.fixture
 def phone(cafe: Cafe) -> Phone:
     phone = cafe.phone()
-    phone.comes_online(cafe.grant())
+    with at_leisure(cafe):
+        assert phone.comes_online(cafe.grant()).answer is Answer.ALLOW
     return phone
+
+
+@contextlib.contextmanager
+def at_leisure(cafe: Cafe) -> Iterator[None]:
+    """Where a slow machine is no reason to fail."""
+    cafe.ledger.deadline_s = 8.0
+    yield
+    cafe.ledger.deadline_s = DEADLINE
 
 
 @contextlib.contextmanager
@@ -97,7 +106,8 @@ def test_a_login_is_answered_in_time_whatever_is_in_the_way(cafe: Cafe, dialect:
         begun = time.monotonic()
         assert phone.logs_in().answer is Answer.NO_OPINION
         assert time.monotonic() - begun < DEADLINE + 0.2
-    assert phone.logs_in().answer is Answer.ALLOW
+    with at_leisure(cafe):
+        assert phone.logs_in().answer is Answer.ALLOW
 
 
 def test_a_poll_is_answered_in_time_also_when_its_verdict_cannot_be_carried_out(cafe: Cafe, phone: Phone) -> None:
@@ -107,7 +117,8 @@ def test_a_poll_is_answered_in_time_also_when_its_verdict_cannot_be_carried_out(
         assert phone.polls(0).answer is Answer.NO_OPINION
         assert time.monotonic() - begun < DEADLINE + 0.2
     assert cafe.ledger.late == 0, "it was written"
-    assert phone.polls(0).answer is Answer.ALLOW
+    with at_leisure(cafe):
+        assert phone.polls(0).answer is Answer.ALLOW
 
 
 def entry(number: int) -> Entry:
