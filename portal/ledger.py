@@ -223,16 +223,18 @@ WRITE = sql(
                        bool_or(grew_down > {ping} * cycles OR grew_up > {ping} * cycles) AS busy,
                        COALESCE(bool_or(logout), false) AS leaves,
                        array_remove(array_agg(left_line), NULL) AS left_lines
-                  FROM (SELECT t.owner_id, t.grew_down, t.grew_up, t.ip, t.every,
+                  FROM (SELECT t.owner_id, t.ip, t.every,
+                               -- What a line that was opened just now has charged is told by the line itself.
+                               CASE WHEN t.line_id IS NULL THEN 0 ELSE t.grew_down END AS grew_down,
+                               CASE WHEN t.line_id IS NULL THEN 0 ELSE t.grew_up END AS grew_up,
                                t.logout AND t.named_id = t.owner_id AS logout,
                                CASE WHEN t.logout THEN t.line_id END AS left_line,
                                1 + CEIL(EXTRACT(EPOCH FROM now() - o.reported_at)
                                         / EXTRACT(EPOCH FROM t.every)) AS cycles
                           FROM step t
                           JOIN session o ON o.id = t.owner_id
-                         WHERE t.line_id IS NOT NULL OR NOT t.counted
                          UNION ALL
-                        SELECT session_id, charged_down, charged_up, NULL, INTERVAL '0', false, NULL, 1
+                        SELECT session_id, NULL, INTERVAL '0', charged_down, charged_up, false, NULL, 1
                           FROM opened) AS growth
                  GROUP BY owner_id) AS t
           JOIN session s ON s.id = t.owner_id

@@ -137,6 +137,18 @@ def test_online_time_adds_the_gaps_between_reports_and_no_more_than_three_interv
     assert phone.polls(300).reason is Reason.TIME_OVER
 
 
+def test_a_change_of_address_costs_the_time_that_led_up_to_it(cafe: Cafe) -> None:
+    grant = cafe.grant(seconds=600, clock="online")
+    phone = cafe.phone()
+    phone.comes_online(grant)
+    for host in range(101, 106):
+        cafe.pass_time(60)
+        assert phone.polls(0, ip=f"10.0.0.{host}").answer is ALLOW
+        assert cafe.session_of(phone.token).ip == f"10.0.0.{host}"
+    (used,) = cafe.one('SELECT used_seconds FROM "grant" WHERE id = :id', id=grant.id)
+    assert 300 <= used < 303
+
+
 def test_a_code_whose_validity_is_over_lets_nobody_in(cafe: Cafe) -> None:
     grant = cafe.grant(valid_seconds=86400)
     phone = cafe.phone()
@@ -462,6 +474,16 @@ class TestCounterLines:
         assert cafe.used(grant) == (1090, 0)
         phone.logs_out(90, ip="10.0.0.99")
         assert cafe.session_of(phone.token).end_reason == "logout"
+
+    def test_a_logout_from_an_address_never_reported_ends_a_session_whose_other_one_is_quiet(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000)
+        cafe.pass_time(241)
+        phone.logs_out(300, ip="10.0.0.99")
+        assert cafe.session_of(phone.token).end_reason == "logout"
+        assert cafe.used(grant) == (1300, 0)
 
     def test_growth_faster_than_the_link_is_charged_when_it_has_had_the_time(self, cafe: Cafe) -> None:
         grant = cafe.grant()
