@@ -125,7 +125,8 @@ OTHERS = sql(
     """,
 )
 
-# The token's session and whatever else the station has going on in the network, locked in id order.
+# The token's session, whatever else the station has going on in the network, and the session that the list entry is
+# charged to, ended or not: a report of it may be on its way. Locked in id order.
 LOCK = sql(
     "sessions.lock",
     """
@@ -133,6 +134,9 @@ LOCK = sql(
       FROM session s
      WHERE s.token_hash = :token_hash
         OR (s.network_id = :network_id AND s.mac = :mac AND s.state = 'active')
+        OR s.id = (SELECT l.session_id
+                     FROM counter_line l
+                    WHERE l.gateway_id = :gateway_id AND l.mac = :mac AND l.ip = :ip AND l.current)
      ORDER BY s.id
        FOR NO KEY UPDATE
     """,
@@ -704,7 +708,8 @@ def activate(
     if row is None:
         return None
     session_id = row[0]
-    db.execute(LOCK, {"token_hash": token_hash, "network_id": gateway.network_id, "mac": mac})
+    entry = {"gateway_id": gateway.id, "mac": mac, "ip": ip}
+    db.execute(LOCK, entry | {"token_hash": token_hash, "network_id": gateway.network_id})
     facts, now = _facts(db, session_id, gateway.id, mac)
     db.execute(LOCK_GRANT, {"grant_id": facts.grant_id})
     facts, now = _facts(db, session_id, gateway.id, mac)

@@ -506,6 +506,23 @@ class TestCounterLines:
         phone.polls(1500, 15)
         assert cafe.used(grant) == (1500, 15)
 
+    def test_a_report_of_an_ended_session_during_a_login_on_its_entry_is_charged_once(self, cafe: Cafe) -> None:
+        first, second = cafe.grant(), cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(first)
+        phone.polls(100)
+        old = cafe.session_of(phone.token)
+        with cafe.store.transaction() as db:
+            sessions.end(db, old.id, old.grant_id, Reason.KICKED, cafe.store.database_now())
+        old_token, new_token = phone.token, phone.signs_in(second)
+        with cafe.store.transaction() as db:
+            assert sessions.activate(db, phone.router, phone.mac, phone.ip, cafe.keyring.token_hash(new_token))
+            late = gevent.spawn(phone.polls, 150, token=old_token)
+            gevent.sleep(0.1)
+        assert late.get(timeout=10).reason is Reason.KICKED
+        phone.polls(200)
+        assert cafe.used(first)[0] + cafe.used(second)[0] == 200
+
     def test_a_made_up_token_on_a_guests_entry_neither_hides_nor_doubles_its_traffic(self, cafe: Cafe) -> None:
         grant = cafe.grant()
         phone = cafe.phone()
