@@ -417,6 +417,7 @@ def retire(visit: Visit, gateway_id: int) -> Response:
     if request.method == "POST":
         return to(here(visit, "gateways"), f"{title} is retired. What it reported is kept.")
     are = "is" if online == 1 else "are"
+    spared = f"{many(online, 'guest')} online there {are} not cut off at once. " if online else ""
     return show(
         visit,
         "ask.html",
@@ -424,8 +425,7 @@ def retire(visit: Visit, gateway_id: int) -> Response:
         title=f"Retire {title}?",
         says=[
             "Its calls are no longer answered with yes or no, and guests who come through it cannot sign in.",
-            f"{many(online, 'guest')} online there {are} not cut off at once. What was reported is kept. "
-            "Added again, it needs new lines.",
+            f"{spared}What was reported is kept. Added again, it needs new lines.",
         ],
         yes="Retire it",
         back=Link(title, here(visit, "gateway", gateway_id=gateway_id)),
