@@ -190,6 +190,16 @@ ACTIVATE = sql(
     """,
 )
 
+OVERTAKEN = sql(
+    "sessions.overtaken",
+    """
+    SELECT EXISTS (SELECT FROM session o
+                    WHERE o.network_id = :network_id AND o.mac = :mac AND o.state = 'active'
+                      AND o.gateway_id <> :gateway_id
+                      AND o.minted_at > (SELECT s.minted_at FROM session s WHERE s.id = :session_id))
+    """,
+)
+
 START_GRANT = sql(
     "sessions.start_grant",
     """
@@ -643,7 +653,8 @@ class Sessions:
         for attempt in (1, 2, 3):
             try:
                 with self._store.transaction("polls", caller="activate") as db:
-                    found = activate(db, gateway, report.mac, report.ip, token_hash)
+                    polled = report.stage == access.COUNTERS
+                    found = activate(db, gateway, report.mac, report.ip, token_hash, polled=polled)
                 break
             except Conflict:
                 if attempt == 3:
@@ -698,11 +709,13 @@ class Sessions:
 
 
 def activate(
-    db: Connection, gateway: GatewayFacts, mac: str, ip: str, token_hash: bytes
+    db: Connection, gateway: GatewayFacts, mac: str, ip: str, token_hash: bytes, *, polled: bool = False
 ) -> tuple[Verdict, Facts] | None:
     """In one transaction: judge under the locks, supersede the station's old session, start the grant, take the line.
 
-    None when no session has that token. A session that is active already is answered and left as it is.
+    None when no session has that token. A session that is active already is answered and left as it is. `polled`: the
+    gateway merely goes on with its list, which may have got old while its line was down. Then a silent session gives
+    way to a sign-in that its station has made at another gateway since.
     """
     row = db.execute(BY_TOKEN, {"token_hash": token_hash}).first()
     if row is None:
@@ -719,6 +732,10 @@ def activate(
         return verdict, facts._replace(state="ended", end_reason=str(verdict.reason))
     if verdict.effect is not Effect.ACTIVATE:
         return verdict, facts
+    if polled and facts.state == "ended":
+        here = {"network_id": facts.network_id, "gateway_id": gateway.id, "mac": mac, "session_id": session_id}
+        if db.execute(OVERTAKEN, here).scalar_one():
+            return Verdict(Answer.DENY, Reason.SUPERSEDED), facts
     if facts.devices is not None:
         others = db.execute(OTHERS, {"grant_id": facts.grant_id, "mac": mac}).scalar_one()
         if others >= facts.devices:

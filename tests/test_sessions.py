@@ -317,6 +317,19 @@ def test_a_silent_session_stays_closed_when_its_device_slot_is_taken(cafe: Cafe)
     assert phone.polls(1).reason is Reason.DEVICES_FULL
 
 
+def test_a_gateway_that_comes_back_takes_nobody_from_where_he_signed_in_since(cafe: Cafe) -> None:
+    grant, other = cafe.grant(), cafe.new_router("gw-2")
+    phone = cafe.phone()
+    phone.comes_online(grant)
+    left = phone.token
+    cafe.pass_time(241)
+    assert cafe.puts_the_silent_away() == 1
+    assert phone.moves_to(other).comes_online(grant).answer is ALLOW
+    assert phone.moves_to(cafe.router).polls(1, token=left).reason is Reason.SUPERSEDED
+    assert phone.moves_to(other).polls(1).answer is ALLOW
+    assert phone.moves_to(cafe.router).logs_in(token=left).answer is ALLOW, "he is there, and shows it himself"
+
+
 def test_a_genuine_token_without_a_row_is_neutral_for_ten_minutes(cafe: Cafe) -> None:
     phone = cafe.phone()
     phone.token = cafe.keyring.mint_token()
