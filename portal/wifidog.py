@@ -42,6 +42,12 @@ DEFAULT_GATEWAY_PORT: Final = 2060
 
 LONGEST_ONWARD_URL: Final = 2048
 
+MOST_GATEWAYS: Final = 100
+"""Gateways of one device in a `counters_v2` call: one for each of its networks, rarely more than two."""
+
+MOST_CLIENTS: Final = 4_000
+"""Clients of one device in a `counters_v2` call. While they are read nobody else is heard."""
+
 
 class Stage(StrEnum):
     """Why a gateway asks about a guest. apfree's `counters_v2` is `COUNTERS` for every client it lists."""
@@ -616,8 +622,9 @@ def parse_counters_v2(query: bytes, body: bytes) -> tuple[Fleet, ...]:
     A client of whom anything cannot be read (a token that is no text, a counter below 0 or above `LARGEST_COUNTER`)
     costs himself a neutral answer and nobody else anything. A client without a number cannot be answered at all and
     is left out. Members that are missing, and members we do not know, are no fault. Malformed if the query is not
-    that of a counters_v2 call, or the body is not a JSON object of this shape with readable names. The size of the
-    body is the caller's to limit. Source: apfree src/firewall.c, get_gw_clients_counter.
+    that of a counters_v2 call, the body is not a JSON object of this shape with readable names, or it lists more than
+    `MOST_GATEWAYS` or `MOST_CLIENTS`. The size of the body is the caller's to limit. Source: apfree src/firewall.c,
+    get_gw_clients_counter.
     """
     fields = _fields(query)
     if fields.get(b"stage") != b"counters_v2":
@@ -633,6 +640,8 @@ def parse_counters_v2(query: bytes, body: bytes) -> tuple[Fleet, ...]:
         listing = _LISTING.decode(body)
     except _UNREADABLE:
         raise Malformed("body", "a JSON object with device_id, and gateway as a list") from None
+    if len(listing.gateway) > MOST_GATEWAYS or sum(len(each.clients) for each in listing.gateway) > MOST_CLIENTS:
+        raise Malformed("body", f"at most {MOST_GATEWAYS} gateways and {MOST_CLIENTS} clients")
     device_id = _checked_id("device_id", listing.device_id or "")
     return tuple(_fleet(listed, device_id, key) for listed in listing.gateway)
 
@@ -880,6 +889,9 @@ def onward(url: str) -> str | None:
     At most `LONGEST_ONWARD_URL` characters. It is for a person to click on, with its host in plain sight, never for a
     redirect.
     """
-    if len(url) > LONGEST_ONWARD_URL or _WEB_URL.fullmatch(url) is None or probe_url(url):
+    match = _WEB_URL.fullmatch(url) if len(url) <= LONGEST_ONWARD_URL else None
+    if match is None or probe_url(url):
+        return None
+    if match["host"].startswith("[") and ":" not in (_literal(match["host"][1:-1]) or ""):
         return None
     return url

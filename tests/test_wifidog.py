@@ -691,6 +691,17 @@ def test_a_body_or_query_of_another_shape_is_malformed(query: bytes, body: bytes
         parse_counters_v2(query, body)
 
 
+def test_no_call_lists_so_many_that_reading_them_keeps_everybody_waiting() -> None:
+    (fleet,) = parse_counters_v2(V2, listing(*["1"] * wifidog.MOST_CLIENTS))
+    assert fleet.clients == ()
+    with pytest.raises(Malformed, match="at most"):
+        parse_counters_v2(V2, listing(*["1"] * (wifidog.MOST_CLIENTS + 1)))
+    gateways = [{"gw_id": f"gw-{number}"} for number in range(wifidog.MOST_GATEWAYS + 1)]
+    assert len(parse_counters_v2(V2, json.dumps({"gateway": gateways[1:]}).encode())) == wifidog.MOST_GATEWAYS
+    with pytest.raises(Malformed, match="at most"):
+        parse_counters_v2(V2, json.dumps({"gateway": gateways}).encode())
+
+
 def test_a_device_without_gateways_gets_an_answer_without_results() -> None:
     assert parse_counters_v2(V2, b"{}") == ()
     assert json.loads(wifidog.answer_v2([])) == {"result": []}
@@ -1074,6 +1085,9 @@ def test_an_ordinary_address_may_be_offered(url: str) -> None:
         "http://.example.org/",
         "http://example.org-/",
         "http://[fd00::1/",
+        "http://[1]/",
+        "http://[10.0.0.1]/",
+        "http://[::1::]/",
         "http://example.org/" + "a" * (2049 - len("http://example.org/")),
     ],
 )

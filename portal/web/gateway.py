@@ -37,8 +37,9 @@ _USUAL = frozenset(
     f"{prefix}{call}{slash}" for prefix in wifidog.PREFIXES for call in (Route.AUTH, Route.PING) for slash in ("", "/")
 )
 _SAID = {verdict: RAW[answer] for verdict, answer in _CODES.items()}
-# A fleet report of some thousand clients; the largest seen on a real gateway was a few kilobytes.
-FLEET_BYTES = 4 * 2**20
+# A report of as many clients as one device may list, each at full length; the largest seen on a real gateway was a few
+# kilobytes. Anybody may send one, and reading it keeps everybody else waiting.
+FLEET_BYTES = 2**20
 
 
 class Heard:
