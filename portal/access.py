@@ -56,6 +56,10 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
+# Limits of a day, a week or a month: something is left again by itself.
+COME_BACK = frozenset({Reason.PERIOD_TIME_OVER, Reason.PERIOD_DATA_OVER})
+
+
 class Answer(StrEnum):
     """The three things a rulebook can say. `NO_OPINION` leaves everything at the gateway as it is."""
 

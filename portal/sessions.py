@@ -466,7 +466,7 @@ def end(
             "figures": json.dumps(access.arithmetic(grant, now)),
         },
     ).rowcount
-    if grant.exhausted(now) is reason:
+    if grant.exhausted(now) is reason and reason not in access.COME_BACK:
         db.execute(OVER, {"grant_id": grant_id, "reason": reason, "now": now})
     if block is not None:
         db.execute(BLOCK, {"session_id": session_id, "now": now, "until": now + block})

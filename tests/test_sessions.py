@@ -168,6 +168,19 @@ def test_a_daily_allowance_is_full_again_the_next_day(cafe: Cafe) -> None:
     assert cafe.used(grant) == (1010, 0)
 
 
+def test_a_grant_is_over_when_nothing_comes_back_of_it(cafe: Cafe) -> None:
+    grant = cafe.grant(period="day", period_bytes=1000, bytes=1500)
+    phone = cafe.phone()
+    phone.comes_online(grant)
+    assert phone.polls(1000).reason is Reason.PERIOD_DATA_OVER
+    over = 'SELECT over_reason, over_at FROM "grant" WHERE id = :id'
+    assert cafe.one(over, id=grant.id) == (None, None)
+    cafe.change("UPDATE grant_period SET starts = starts - 1")
+    phone.comes_online(grant)
+    assert phone.polls(500).reason is Reason.DATA_OVER
+    assert cafe.one(over, id=grant.id).over_reason == "data_over"
+
+
 def test_an_idle_guest_is_cut_off_and_the_gateways_own_ping_is_no_activity(cafe: Cafe) -> None:
     grant = cafe.grant(idle_seconds=300)
     phone = cafe.phone()
