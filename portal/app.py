@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # How often a worker leaves its metrics for the others.
 PUBLISH_SECONDS = 2.0
+# How long the database may take to say that it is there. Whoever probes asks again soon, and few may ask at once.
+READY_SECONDS = 2.0
 
 INSTALLATION = sql(
     "app.installation",
@@ -194,7 +196,7 @@ class Server:
         """What keeps this process from doing its work: a word for anybody, with what is known about it for the log."""
         found = {}
         try:
-            self.store.database_now("jobs")
+            self.store.database_now("jobs", seconds=READY_SECONDS)
         except Unavailable as error:
             found["database"] = str(error)
         failing = sorted(loop.name for loop in self.jobs.loops.values() if loop.failing > 2)

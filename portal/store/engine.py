@@ -10,6 +10,7 @@ Never retries a write by itself (`run` does, when asked), never opens a connecti
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import re
 import select
@@ -32,13 +33,16 @@ from portal.store.clock import Clock
 from portal.store.connect import Connector
 from portal.store.errors import Conflict, DeadlineExceeded, Refused, deadline, sorting
 
+log = logging.getLogger(__name__)
+
 Cursor = psycopg2.extensions.cursor
 Result = TypeVar("Result")
 Statement = TypeVar("Statement", bound=Executable)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 _PARAMETER = re.compile(r"%\((\w+)\)s")
-_NAMED = re.compile(r"\s*/\* [a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+ \*/")
+_NAMED = re.compile(r"\s*\S+ /\* [a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+ \*/")
+_FIRST_WORD = re.compile(r"\s*(\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +112,12 @@ class Vitals:
 
 
 def sql(name: str, statement: str) -> TextClause:
-    """A statement with its name in front, as PostgreSQL's own views will show it: `/* vouchers.redeem */ UPDATE …`."""
+    """A statement with its name, as PostgreSQL's own views will show it: `UPDATE /* vouchers.redeem */ …`."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"a statement's name is module.purpose in lower case, not {name!r}")
     if "::" in statement:
         raise ValueError(f"{name}: write CAST(:value AS type); a double colon swallows the parameter before it")
-    return text(f"/* {name} */ {statement.strip()}")
+    return text(_labelled(name, statement.strip()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +132,11 @@ def prepared(statement: TextClause) -> Prepared:
     """A statement from `sql`, written with psycopg2's %(name)s, for `Store.cursor` to prepare; it is run with the same
     parameters. PostgreSQL must be able to tell their types: CAST them."""
     text = statement.text
-    name = text.split()[1]
+    name = text.split()[2]
     parameters = list(dict.fromkeys(_PARAMETER.findall(text)))
     numbered = _PARAMETER.sub(lambda match: f"${parameters.index(match[1]) + 1}", text)
     values = ", ".join(f"%({parameter})s" for parameter in parameters)
-    return Prepared(f'/* {name} */ PREPARE "{name}" AS {numbered}', f'/* {name} */ EXECUTE "{name}" ({values})')
+    return Prepared(f'PREPARE /* {name} */ "{name}" AS {numbered}', f'EXECUTE /* {name} */ "{name}" ({values})')
 
 
 def named(name: str, statement: Statement) -> Statement:
@@ -143,8 +147,13 @@ def named(name: str, statement: Statement) -> Statement:
 
 
 def is_named(statement: str) -> bool:
-    """Whether a statement, as sent, begins with a name."""
+    """Whether a statement, as sent, has its name where `sql` puts it."""
     return _NAMED.match(statement) is not None
+
+
+def _labelled(name: str, statement: str) -> str:
+    """Behind the first word: pg_stat_statements forgets what stands before it, from PostgreSQL 18 on."""
+    return _FIRST_WORD.sub(rf"\1 /* {name} */", statement, count=1)
 
 
 class Store:
@@ -264,9 +273,9 @@ class Store:
                 time.sleep(random.uniform(0.005, 0.02) * attempt)  # noqa: S311
         raise AssertionError("attempts must be at least 1")
 
-    def database_now(self, pool: str = "guests") -> datetime:
-        """The database's time; `clock` learns it, and answers from then on without asking."""
-        with self.read(pool, caller="clock") as db:
+    def database_now(self, pool: str = "guests", *, seconds: float | None = None) -> datetime:
+        """The database's time; `clock` learns it, and answers from then on without asking. `seconds` as in `read`."""
+        with self.read(pool, caller="clock", seconds=seconds) as db:
             sent = time.monotonic()
             moment = db.execute(_NOW).scalar_one()
             assert isinstance(moment, datetime)
@@ -356,14 +365,18 @@ class _Pool:
         # Nobody overtakes those who wait already.
         if self._waiting or not self._free.acquire(blocking=False):
             self._wait()
-        key = object()
-        self._held[key] = (caller, time.monotonic())
+        key, since = object(), time.monotonic()
+        self._held[key] = (caller, since)
         self.borrowed += 1
         try:
             yield
         finally:
             del self._held[key]
             self._free.release()
+            seconds = time.monotonic() - since
+            if seconds > self.limits.deadline_seconds / 2:
+                facts = {"pool": self.name, "caller": caller, "seconds": round(seconds, 3)}
+                log.warning("a database connection was held for long", extra=facts)
 
     def _wait(self) -> None:
         if self._waiting >= self.limits.waiting:
@@ -426,7 +439,7 @@ def _with_its_name(observe: Callable[[str], None] | None) -> Callable[..., tuple
     ) -> tuple[str, Any]:
         name = context.execution_options.get("statement_name") if context is not None else None
         if name:
-            statement = f"/* {name} */ {statement}"
+            statement = _labelled(name, statement)
         if observe is not None:
             observe(statement)
         return statement, parameters

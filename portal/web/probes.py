@@ -3,7 +3,7 @@
 Promises: /healthz says that the process answers, and nothing else; /readyz says whether it can do its work, and names
 what is wrong in one word each: anybody may ask, so what the database or a loop had to say about it goes to the log;
 /metrics is read by whom the settings allow, through a proxy only by whoever shows the token. None of them needs a free
-database connection to answer.
+database connection to answer: /readyz waits two seconds for one.
 """
 
 from __future__ import annotations
