@@ -212,7 +212,10 @@ def _serving(settings: Settings) -> Iterator[Finding]:
         status, body = answer.status, answer.read(2000).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
         yield Finding(
-            "warn", "server", f"nothing answers on {host}:{port} ({error or type(error).__name__})", "make serve"
+            "warn",
+            "server",
+            f"nothing answers on {host}:{port} ({error or type(error).__name__})",
+            "make serve. If it runs elsewhere, give doctor the server's own settings: PORTAL_… or --config.",
         )
         return
     finally:
@@ -371,12 +374,19 @@ def _of_gateway(health: Health, now: datetime) -> Iterator[Finding]:
     elif health.at is not None and not health.keyed:
         yield Finding("warn", thing, "shows no key: whoever knows its id may speak for it", lines)
     if gateway.address is None:
-        seen = f"; browsers say {gateway.seen_address}:{gateway.seen_port}" if gateway.seen_address else ""
+        seen = f"; browsers say {_at(*gateway.came_with)}" if gateway.came_with else ""
         yield Finding(
             "warn",
             thing,
             f"has no recorded address{seen}",
             f"python -m portal gateway address {gateway.gw_id} HOST[:PORT]",
+        )
+    elif gateway.came_with:
+        yield Finding(
+            "warn",
+            thing,
+            f"guests come with {_at(*gateway.came_with)}, but go back to {_at(gateway.address, gateway.port)}",
+            f"If the router's address has changed: python -m portal gateway address {gateway.gw_id} HOST[:PORT]",
         )
     if health.source_changed_at is not None and now - health.source_changed_at < RECENT:
         yield Finding(
@@ -385,3 +395,7 @@ def _of_gateway(health: Health, now: datetime) -> Iterator[Finding]:
             f"calls from another address since {health.source_changed_at:%Y-%m-%d %H:%M} UTC ({health.source})",
             "Nothing to do if its line has a changing address; else see who else uses its id.",
         )
+
+
+def _at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -320,6 +320,7 @@ def test_a_gateway_that_is_well_is_good(patient: Patient, gateway: gateways.Gate
         ("UPDATE heartbeat SET key_missing_at = key_seen_at + INTERVAL '1 second'", "bad", "without its key"),
         ("DELETE FROM gateway_key", "warn", "shows no key"),
         ("UPDATE gateway SET address = NULL, seen_address = '10.9.8.7', seen_port = 2060", "warn", "10.9.8.7:2060"),
+        ("UPDATE gateway SET address = '10.0.0.1', seen_address = '10.0.0.2'", "warn", "come with 10.0.0.2:2060"),
         ("UPDATE heartbeat SET source_changed_at = at", "warn", "calls from another address"),
     ],
 )

@@ -51,6 +51,17 @@ class Gateway:
     created_at: datetime
     adopted_at: datetime | None
 
+    @property
+    def came_with(self) -> tuple[str, int] | None:
+        """The address the last guest came with, unless that is the recorded one.
+
+        None too while a name is recorded: a router says its address in digits, and there is nothing to compare.
+        """
+        if not self.seen_address or (self.address and not _is_literal(self.address)):
+            return None
+        seen = self.seen_address, self.seen_port or self.port
+        return None if seen == (self.address, self.port) else seen
+
 
 COLUMNS = """
     g.id, g.network_id, g.gw_id, g.device_id, g.name, g.dialect, g.swapped, g.address, g.port, g.seen_address,
@@ -517,6 +528,14 @@ def _one(row: Row[Any] | None) -> Gateway:
         raise Invalid("gateway", "there is no such gateway")
     values: tuple[Any, ...] = tuple(row)
     return Gateway(*values)
+
+
+def _is_literal(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _address(value: str) -> tuple[str, int]:

@@ -169,6 +169,17 @@ def test_what_a_browser_says_of_the_address_is_shown_and_never_recorded(
     assert (seen.address, seen.seen_address, seen.seen_port) == (None, "192.168.1.1", 2060)
 
 
+def test_the_address_guests_came_with_is_told_only_where_it_differs(db: Connection, lobby: gateways.Gateway) -> None:
+    gateways.see_address(db, lobby.id, "192.168.1.1", 2060)
+    for recorded, told in (
+        (None, ("192.168.1.1", 2060)),
+        ("192.168.1.1", None),
+        ("192.168.1.1:2061", ("192.168.1.1", 2060)),
+        ("router.linde.example", None),
+    ):
+        assert gateways.record_address(db, lobby.id, recorded).came_with == told, recorded
+
+
 # Keys
 
 

@@ -148,12 +148,12 @@ def findings(visit: Visit, health: Health) -> list[Finding]:
     if restarted is not None and clock.now - restarted < RECENT:
         detail = f"It started anew {clock.when(restarted)}. Counters went on, or began at 0."
         found.append(Finding("warn", "refresh", "WiFiDog was restarted.", "", detail))
-    seen = at(gateway.seen_address, gateway.seen_port or gateway.port) if gateway.seen_address else ""
+    seen = suggestion(gateway)
     if gateway.address is None:
         detail = "While none is recorded, only a private address that the router names itself is believed."
         detail += f" Guests came with {seen}." if seen else ""
         found.append(Finding("warn", "open", "No address to return guests to is recorded.", "", detail, act=edit))
-    elif seen and seen != at(gateway.address, gateway.port):
+    elif seen:
         recorded = at(gateway.address, gateway.port)
         detail = (
             f"{recorded} is recorded, and guests come with {seen}. If the router’s address has changed, record it: "
@@ -243,10 +243,7 @@ def _speaking(gateway: Gateway, dialect: str) -> Gateway:
 
 def suggestion(gateway: Gateway) -> str:
     """The address that guests came with, where it is not the recorded one; "" otherwise."""
-    if not gateway.seen_address:
-        return ""
-    seen = at(gateway.seen_address, gateway.seen_port or gateway.port)
-    return "" if gateway.address and seen == at(gateway.address, gateway.port) else seen
+    return at(*gateway.came_with) if gateway.came_with else ""
 
 
 def reached_at(visit: Visit) -> tuple[str, int]:

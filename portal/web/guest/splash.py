@@ -191,7 +191,9 @@ class Arrivals:
             time.sleep(hurdle.delay_seconds)
 
     def _open(self, db: Connection, visit: Visit, grant: Grant, version: int) -> str:
-        gateways.see_address(db, visit.gateway.id, *visit.way_back)
+        # What the router says of itself, not where we send the browser: the desk compares the two.
+        if visit.arrival.gw_port is not None:
+            gateways.see_address(db, visit.gateway.id, visit.arrival.gw_address, visit.arrival.gw_port)
         return sessions.open(
             db,
             self._portal.keyring,

@@ -71,6 +71,15 @@ def test_while_no_address_is_recorded_a_literal_private_one_will_do(hotel: Hotel
         assert hotel.one("SELECT seen_address FROM gateway") == (address,)
 
 
+def test_what_a_router_says_of_itself_is_noted_beside_the_recorded_address(hotel: Hotel) -> None:
+    code, guest = hotel.code(), hotel.guest()
+    arrival = guest.arrival(gw_address="10.9.8.7", gw_port="99")
+    answer = guest.sends(guest.opens(f"/login/?{arrival}").form("code"), {"code": code}, f"/login/?{arrival}")
+    assert answer.status == 302
+    assert "10.9.8.7" not in answer.location
+    assert hotel.one("SELECT seen_address, seen_port FROM gateway") == ("10.9.8.7", 99)
+
+
 def test_without_a_way_back_there_is_no_token(hotel: Hotel) -> None:
     forget_address(hotel)
     without: tuple[dict[str, str | None], ...] = ({"gw_address": None}, {"gw_port": "99999"}, {"gw_port": "2060x"})
