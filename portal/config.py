@@ -13,6 +13,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit, urlunsplit
@@ -201,10 +202,11 @@ def _from_text(text: str, expected: Any) -> object:
     """A value from the environment, where everything is text; left as text when it does not look like its type."""
     if get_origin(expected) is tuple:
         return text.replace(",", " ").split()
-    try:
-        return msgspec.convert(text, expected, strict=False) if expected is not None else text
-    except msgspec.ValidationError:
-        return text
+    # A number out of range stays a number, so that it is refused for its size and not for being text.
+    for likely in (expected, int, float) if expected is not None else ():
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(text, likely, strict=False)
+    return text
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
@@ -218,7 +220,8 @@ def _in_words(error: msgspec.ValidationError, expected: Any) -> str:
     """What was expected; the library says so after `Expected`, and then what it got instead."""
     if get_origin(expected) is Literal:
         return "expected " + " or ".join(json.dumps(choice) for choice in get_args(expected))
-    return str(error).split(" - at ")[0].split(", got ")[0].replace("`", "").replace("Expected", "expected")
+    said = str(error).split(" - at ")[0].split(", got ")[0].replace("`", "").replace("Expected", "expected")
+    return said.replace("expected int", "expected a whole number").replace("expected float", "expected a number")
 
 
 def _shown(name: str, value: object) -> str:

@@ -83,10 +83,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("[sever]\nport = 1\n", "sever.port is not a setting; did you mean server.port?"),
         ("[server]\nxyzzy = 1\n", "server.xyzzy is not a setting"),
         ("server = 1\n", "server is not a setting"),
-        ("[server]\nport = 70000\n", "server.port: expected int <= 65535, not 70000"),
-        ('[server]\nport = "80"\n', 'server.port: expected int, not "80"'),
-        ("[server]\nhead_seconds = 0\n", "server.head_seconds: expected float > 0"),
-        ("[server]\nworkers = true\n", "server.workers: expected int, not true"),
+        ("[server]\nport = 70000\n", "server.port: expected a whole number <= 65535, not 70000"),
+        ('[server]\nport = "80"\n', 'server.port: expected a whole number, not "80"'),
+        ("[server]\nhead_seconds = 0\n", "server.head_seconds: expected a number > 0"),
+        ("[server]\nworkers = true\n", "server.workers: expected a whole number, not true"),
         ('[log]\nlevel = "loud"\n', 'log.level: expected "debug" or "info" or "warning" or "error", not "loud"'),
         ('[server]\npublic_url = "wifi.example.org"\n', "server.public_url: expected something like"),
         ('[server]\npublic_url = "https://wifi.example.org/portal"\n', "server.public_url: expected something like"),
@@ -104,13 +104,20 @@ def test_what_is_wrong_is_told_with_its_name(tmp_path: Path, text: str, told: st
     assert told in str(caught.value)
 
 
+def test_a_number_out_of_range_in_the_environment_is_told_for_its_size() -> None:
+    with pytest.raises(Invalid) as caught:
+        config.load(None, {"PORTAL_SERVER__PORT": "99999", "PORTAL_SERVER__HEAD_SECONDS": "0.0"})
+    assert "PORTAL_SERVER__PORT in the environment: expected a whole number <= 65535, not 99999" in str(caught.value)
+    assert "PORTAL_SERVER__HEAD_SECONDS in the environment: expected a number > 0.0, not 0" in str(caught.value)
+
+
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     file = written(tmp_path, "[server]\nprot = 1\nworkers = 0\n")
     with pytest.raises(Invalid) as caught:
         config.load(file, {"PORTAL_SERVER__POTR": "1", "PORTAL_POLLS__BATCH": "many"})
     assert len(str(caught.value).splitlines()) == 4
     assert "PORTAL_SERVER__POTR in the environment is not a setting; did you mean server.port?" in str(caught.value)
-    assert 'PORTAL_POLLS__BATCH in the environment: expected int, not "many"' in str(caught.value)
+    assert 'PORTAL_POLLS__BATCH in the environment: expected a whole number, not "many"' in str(caught.value)
 
 
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
