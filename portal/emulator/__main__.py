@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--interval", type=float, default=60.0, metavar="SECONDS", help="CheckInterval (60)")
     made.add_argument("--client-timeout", type=int, default=5, metavar="N", help="ClientTimeout, in intervals (5)")
     made.add_argument("--path", help="the server's Path (that of the URL, or /wifidog/)")
-    made.add_argument("--key", default="", help="the gateway's key; without it that of PORTAL_EMULATOR_KEY, if any")
+    made.add_argument("--key", default="", help="the gateway's key; without it that of EMULATOR_KEY, if any")
     made.add_argument("--auth-path", metavar="FRAGMENT", help="AuthScriptPathFragment (auth/?, with the key if any)")
     made.add_argument("--ping-path", metavar="FRAGMENT", help="PingScriptPathFragment (ping/?, with the key if any)")
     made.add_argument(
@@ -80,7 +80,7 @@ def build(arguments: argparse.Namespace, console: Console) -> Gateway:
         auth_server(
             url,
             path=arguments.path,
-            key=arguments.key or os.environ.get("PORTAL_EMULATOR_KEY", ""),
+            key=arguments.key or os.environ.get("EMULATOR_KEY", ""),
             ssl_port=arguments.ssl_port,
             dialect=dialect,
             auth_fragment=arguments.auth_path,
