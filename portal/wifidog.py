@@ -375,6 +375,12 @@ def _id(fields: Mapping[bytes, bytes], field: bytes) -> str:
     return "" if value is None else _checked_id(field.decode("ascii"), _text(value))
 
 
+def _key(fields: Mapping[bytes, bytes]) -> str:
+    """The key of a router's path. Of a text longer than any key only the beginning, which is no key either: pings are
+    kept until they are written, and anybody may send them."""
+    return _text(fields.get(b"k", b""))[:LONGEST_ID]
+
+
 def _count(value: bytes | None) -> int | None:
     # bytes.isdigit() knows ASCII digits alone; the length keeps a number of thousands of digits from being computed.
     if value is None or len(value) > 20 or not value.isdigit():
@@ -533,7 +539,7 @@ def _report(fields: Mapping[bytes, bytes]) -> Report:
         _ip(fields.get(b"ip", b"")),
         incoming,
         outgoing,
-        _text(fields.get(b"k", b"")),
+        _key(fields),
         _id(fields, b"device_id"),
         None,
         dialect,
@@ -561,7 +567,7 @@ def parse_ping(query: bytes) -> Heartbeat:
     return Heartbeat(
         gw_id=gw_id,
         device_id=device_id,
-        key=_text(get(b"k", b"")),
+        key=_key(fields),
         sys_uptime=_count(get(b"sys_uptime")),
         sys_memfree=_count(get(b"sys_memfree")),
         sys_load=_decimal(get(b"sys_load")),
@@ -629,7 +635,7 @@ def parse_counters_v2(query: bytes, body: bytes) -> tuple[Fleet, ...]:
     fields = _fields(query)
     if fields.get(b"stage") != b"counters_v2":
         raise Malformed("stage", "counters_v2")
-    key = _text(fields.get(b"k", b""))
+    key = _key(fields)
     try:
         body.decode()
     except UnicodeDecodeError:

@@ -691,6 +691,12 @@ def test_a_body_or_query_of_another_shape_is_malformed(query: bytes, body: bytes
         parse_counters_v2(query, body)
 
 
+def test_of_a_key_longer_than_any_little_is_kept() -> None:
+    long = b"k=" + b"a" * 8_000
+    assert len(wifidog.parse_ping(long + b"&gw_id=g").key) == wifidog.LONGEST_ID
+    assert len(wifidog.parse_auth(long + b"&stage=login&token=&gw_id=g").key) == wifidog.LONGEST_ID
+
+
 def test_no_call_lists_so_many_that_reading_them_keeps_everybody_waiting() -> None:
     (fleet,) = parse_counters_v2(V2, listing(*["1"] * wifidog.MOST_CLIENTS))
     assert fleet.clients == ()
