@@ -127,7 +127,8 @@ class Jobs:
 
 def _pause(times: int, longest: float) -> float:
     """How long to rest after so many failures in a row, in seconds."""
-    return min(longest, 0.1 * 2.0**times)
+    # An outage of hours fails more often than a float has exponents.
+    return min(longest, 0.1 * 2.0 ** min(times, 20))
 
 
 def leased(

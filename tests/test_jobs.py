@@ -11,7 +11,7 @@ from gevent.event import Event
 
 from portal import jobs
 from portal.jobs import Jobs, leased
-from portal.store import Store
+from portal.store import Store, Unavailable
 
 
 def test_a_loop_that_fails_says_so_and_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -67,6 +67,21 @@ def test_endless_work_that_went_on_for_long_is_not_failing_any_more(monkeypatch:
     assert failed_often.wait(5)
     gevent.sleep(0.03)
     assert (loop.failures, loop.failing, lost) == (5, 0, [])
+    running.stop()
+
+
+def test_a_loop_outlives_an_outage_of_hours() -> None:
+    running, back = Jobs(on_lost=[].append), Event()
+
+    def work() -> None:
+        loop = running.loops["gateways"]
+        if loop.failures < 1100:
+            loop.wake.set()
+            raise Unavailable("the database is away")
+        back.set()
+
+    running.every("gateways", 60, work)
+    assert back.wait(10)
     running.stop()
 
 
