@@ -123,7 +123,7 @@ def test_a_violated_constraint_passes_through_without_the_values_it_is_about(sto
     with pytest.raises(IntegrityError, match="throttle_pkey") as caught, store.transaction() as db:
         db.execute(ADD, {"key": key, "tokens": 1})
     with pytest.raises(psycopg2.IntegrityError, match="throttle_pkey") as raw, store.cursor() as cursor:
-        cursor.execute("/* test.add */ INSERT INTO throttle (key, tokens) VALUES (%s, 1)", (key,))
+        cursor.execute("INSERT /* test.add */ INTO throttle (key, tokens) VALUES (%s, 1)", (key,))
     for error in (caught.value, raw.value):
         told = "".join(traceback.format_exception(error))
         assert key not in told
@@ -139,9 +139,27 @@ def test_a_wrong_statement_passes_through(store: Store) -> None:
 
 def test_every_statement_carries_its_name_to_the_server(store: Store) -> None:
     with store.read() as db:
-        assert db.execute(sql("test.self", "SELECT current_query()")).scalar_one().startswith("/* test.self */ SELECT")
+        assert db.execute(sql("test.self", "SELECT current_query()")).scalar_one().startswith("SELECT /* test.self */")
         built = named("test.built", select(text("current_query()")))
-        assert db.execute(built).scalar_one().startswith("/* test.built */ SELECT")
+        assert db.execute(built).scalar_one().startswith("SELECT /* test.built */")
+
+
+def test_slow_statements_can_be_found_by_name(store: Store, cluster: Cluster) -> None:
+    once = prepared(sql("test.counted.once", "SELECT CAST(%(number)s AS integer) AS once"))
+    with store.read() as db:
+        db.execute(sql("test.counted.read", "WITH one AS (SELECT 1) SELECT * FROM one"))
+        db.execute(named("test.counted.built", select(literal("built"), text("current_query()"))))
+    with store.cursor(statements=[once]) as cursor:
+        cursor.execute(f"{once.execute}; SELECT /* test.counted.next */ clock_timestamp()", {"number": 7})
+    with (
+        contextlib.closing(psycopg2.connect(cluster.url_of("postgres", superuser=True))) as admin,
+        admin.cursor() as db,
+    ):
+        db.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        db.execute("SELECT string_agg(query, ' ') FROM pg_stat_statements")
+        (told,) = db.fetchone() or ("",)
+    for name in ("read", "built", "once", "next"):
+        assert f"test.counted.{name}" in told
 
 
 def test_a_statement_without_a_name_fails_its_test(store: Store) -> None:
@@ -159,8 +177,8 @@ def test_names_have_a_form() -> None:
             sql(wrong, "SELECT 1")
     with pytest.raises(ValueError, match="CAST"):
         sql("test.cast", "SELECT :x::int")
-    assert is_named("/* vouchers.redeem */ UPDATE")
-    assert not is_named("/* anything */ UPDATE")
+    assert is_named("UPDATE /* vouchers.redeem */ voucher")
+    assert not is_named("UPDATE /* anything */ voucher")
 
 
 # -- the ledger's cursor
@@ -168,7 +186,7 @@ def test_names_have_a_form() -> None:
 
 def test_several_statements_of_a_cursor_are_one_transaction_in_one_round_trip(store: Store) -> None:
     batch = (
-        "/* test.batch */ INSERT INTO throttle (key, tokens) SELECT unnest(%(keys)s), 1; SELECT count(*) FROM throttle"
+        "INSERT /* test.batch */ INTO throttle (key, tokens) SELECT unnest(%(keys)s), 1; SELECT count(*) FROM throttle"
     )
     with store.cursor() as cursor:
         cursor.execute(batch, {"keys": ["a", "b"]})
@@ -342,7 +360,7 @@ def test_a_pool_s_trouble_is_not_another_s(store: Store) -> None:
     gevent.sleep(0.05)
     began = time.monotonic()
     with store.cursor("polls") as cursor:
-        cursor.execute("/* test.poll */ SELECT 1")
+        cursor.execute("SELECT /* test.poll */ 1")
     assert time.monotonic() - began < 0.4
     gevent.joinall(hogs, raise_error=True)
 
@@ -355,6 +373,18 @@ def test_who_holds_a_connection_can_be_read(small: Store) -> None:
         assert 0.05 <= holder.seconds < 1
         assert small.vitals()[0].oldest_seconds >= 0.05
     assert small.holders() == []
+
+
+def test_who_has_held_a_connection_for_long_is_told(small: Store, caplog: pytest.LogCaptureFixture) -> None:
+    with small.read(caller="quick"):
+        pass
+    assert not caplog.records
+    with small.read(caller="report", seconds=30):
+        gevent.sleep(0.6)
+    (told,) = caplog.records
+    assert told.getMessage() == "a database connection was held for long"
+    assert (told.pool, told.caller) == ("guests", "report")
+    assert told.seconds >= 0.6
 
 
 def test_polls_are_planned_plainly_and_all_think_in_utc(store: Store) -> None:
