@@ -79,7 +79,9 @@ class Server:
         )
         self.sessions = Sessions(self.store, self.ledger, self.keyring, restored_at)
         self.offload = Offload()
-        self.diagnostics = Diagnostics(settings.state / "profiles", delay=self.metrics.loop_delay_seconds.observe)
+        self.diagnostics = Diagnostics(
+            settings.state / "profiles", delay=self.metrics.loop_delay_seconds.observe, more=self._log_holders
+        )
         self.jobs = Jobs(self._lose)
         self.listening = upkeep.Listening()
         self._hear = threading.Event()
@@ -210,6 +212,11 @@ class Server:
         now = self.store.database_now("jobs")
         if not self.ledger.broken:
             self.listening.go_on(now)
+
+    def _log_holders(self) -> None:
+        for holder in self.store.holders():
+            facts = {"pool": holder.pool, "caller": holder.caller, "seconds": round(holder.seconds, 3)}
+            log.warning("holds a database connection", extra=facts)
 
     def _write_heard(self) -> None:
         while True:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from pathlib import Path
+
+import gevent
+import pytest
 
 from portal.app import READY_SECONDS, Server
 from portal.config import Settings
@@ -21,5 +26,24 @@ def test_a_probe_is_answered_soon_while_every_connection_is_held(database_url: s
             begun = time.monotonic()
             assert list(server.wrong()) == ["database"]
             assert time.monotonic() - begun < READY_SECONDS + 1
+    finally:
+        server.stop()
+
+
+def test_a_signal_lists_who_holds_a_connection_and_since_when(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(Settings(state_dir=str(tmp_path)), database_url, listen("127.0.0.1", 0))
+    try:
+        server.diagnostics.start()
+        with server.store.read("operators", caller="GET /desk/", seconds=30):
+            gevent.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            end = time.monotonic() + 20
+            while not (told := [each for each in caplog.records if each.getMessage() == "holds a database connection"]):
+                assert time.monotonic() < end
+                gevent.sleep(0.01)
+        assert (told[0].pool, told[0].caller) == ("operators", "GET /desk/")
+        assert told[0].seconds >= 0.05
     finally:
         server.stop()

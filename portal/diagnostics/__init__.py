@@ -1,7 +1,8 @@
 """What the process is doing: who stands in the loop's way, where every greenlet waits, where the time goes.
 
 Promises: a stall of the event loop is noticed from outside it, by a native thread, and named by its place in the code;
-SIGUSR1 writes where all greenlets are into the log; SIGUSR2 takes a profile. Costs twenty wake-ups a second.
+SIGUSR1 writes into the log where all greenlets are, and what else was asked for; SIGUSR2 takes a profile. Costs twenty
+wake-ups a second.
 
 Never shows a value: no variable, no argument, no representation of an object, so that no token, code or password can
 get into a log or a file from here. (gevent's own format_run_info prints greenlets with their arguments and locals.)
@@ -48,16 +49,21 @@ class Diagnostics:
     """
 
     def __init__(
-        self, directory: Path, stall_seconds: float = 0.1, delay: Callable[[float], object] = lambda _: None
+        self,
+        directory: Path,
+        stall_seconds: float = 0.1,
+        delay: Callable[[float], object] = lambda _: None,
+        more: Callable[[], object] = lambda: None,
     ) -> None:
         """Profiles are written to `directory`. A loop that does not answer within `stall_seconds` stands still.
 
         `delay` is told, in a thread of its own and twenty times a second, after how many seconds the loop answered.
+        `more` writes what belongs into the log with the greenlets.
         """
         self.stalls = 0
         self.stalled_seconds = self.longest_seconds = 0.0
         self.longest_where = ""
-        self._directory, self._stall_seconds, self._delay = directory, stall_seconds, delay
+        self._directory, self._stall_seconds, self._delay, self._more = directory, stall_seconds, delay, more
         self._loop = gevent.get_hub().loop
         self._loop_thread = _native("_thread", "get_ident")()
         self._answered = _native("_thread", "allocate_lock")()
@@ -71,7 +77,7 @@ class Diagnostics:
         self._answered.acquire()
         _native("_thread", "start_new_thread")(self._watch, ())
         self._signals = [
-            gevent.signal_handler(signal.SIGUSR1, log_greenlets),
+            gevent.signal_handler(signal.SIGUSR1, self._dump_on_signal),
             gevent.signal_handler(signal.SIGUSR2, self._profile_on_signal),
         ]
 
@@ -103,6 +109,10 @@ class Diagnostics:
         title = f"{moment:%Y-%m-%d %H:%M:%S} UTC, {seconds:g} s, {sum(stacks.values())} samples"
         picture.write_text(flame.svg(stacks, title))
         return picture
+
+    def _dump_on_signal(self) -> None:
+        log_greenlets()
+        self._more()
 
     def _profile_on_signal(self) -> None:
         try:
