@@ -23,7 +23,7 @@ from portal.access import Answer, Effect, Facts, Reason, Verdict
 from portal.grants import Grant, Refused
 from portal.keys import Keyring
 from portal.ledger import FACTS_COLUMNS, FACTS_JOINS, Entry, Late, Ledger, Overloaded, Rejected, Slot
-from portal.store import Conflict, Store, Unavailable, deadline, sql
+from portal.store import Store, Unavailable, deadline, sql
 
 log = logging.getLogger(__name__)
 
@@ -650,17 +650,12 @@ class Sessions:
 
     def _activate(self, gateway: GatewayFacts, report: Report, token_hash: bytes) -> Verdict:
         """Let a station in by a token, if the facts, read under the locks, still say so."""
-        for attempt in (1, 2, 3):
-            try:
-                with self._store.transaction("polls", caller="activate") as db:
-                    polled = report.stage == access.COUNTERS
-                    found = activate(db, gateway, report.mac, report.ip, token_hash, polled=polled)
-                break
-            except Conflict:
-                if attempt == 3:
-                    raise
-        else:
-            raise AssertionError("the loop ends by break or raise")
+        polled = report.stage == access.COUNTERS
+        found = self._store.run(
+            lambda db: activate(db, gateway, report.mac, report.ip, token_hash, polled=polled),
+            "polls",
+            caller="activate",
+        )
         if found is None:
             return self._unknown_token(token_hash.hex(), self._store.clock.now())
         verdict, facts = found
