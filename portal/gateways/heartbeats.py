@@ -168,21 +168,18 @@ HEALTH = sql("gateways.health", f"{_HEALTH} WHERE g.id = :gateway_id")
 
 
 def heartbeats(db: Connection, heard: Sequence[tuple[GatewayFacts, Trust, Ping]], now: datetime) -> None:
-    """Keep pings for the gateways they speak for, each with what its key was worth; in the order they came.
+    """Keep pings for the gateways they speak for, each with what its key was worth.
+
+    Of a gateway's the last of each worth counts, one that proves itself after one that does not: a flood of invented
+    keys is one heartbeat more.
 
     A gateway that has shown a key and did not this time is left as it was, but for the note that the key was missing:
     its uptime decides how counters are read, and its silence raises an alarm.
     """
-    waiting = [entry for entry in heard if entry[1] is not Trust.KEY_MISSING]
-    while waiting:
-        # A statement can change a row once: what came twice from one gateway is kept one after the other.
-        due: dict[int, tuple[GatewayFacts, Trust, Ping]] = {}
-        later = []
-        for entry in waiting:
-            if due.setdefault(entry[0].id, entry) is not entry:
-                later.append(entry)
-        _keep(db, list(due.values()), now)
-        waiting = later
+    for worth in (Trust.ADOPTED, Trust.KEYED):
+        last = {facts.id: (facts, trust, ping) for facts, trust, ping in heard if trust is worth}
+        if last:
+            _keep(db, list(last.values()), now)
     missing = [facts.id for facts, trust, _ in heard if trust is Trust.KEY_MISSING]
     if missing:
         miss_key(db, missing, now)

@@ -374,12 +374,13 @@ def test_a_gateway_whose_lines_are_not_pasted_yet_is_heard_and_noted(
     assert (health.keyed, health.key_missing) == (False, False)
 
 
-def test_two_pings_of_one_gateway_in_one_batch_are_kept_in_their_order(db: Connection, lobby: gateways.Gateway) -> None:
+def test_of_two_pings_of_one_gateway_in_one_batch_the_later_is_kept(db: Connection, lobby: gateways.Gateway) -> None:
     def ping(uptime: int) -> gateways.Ping:
         return gateways.Ping(Heartbeat("lobby", "", "", None, None, None, uptime), "198.51.100.7", "")
 
     facts, adopted = facts_of(lobby), gateways.Trust.ADOPTED
-    gateways.heartbeats(db, [(facts, adopted, ping(600)), (facts, adopted, ping(5))], NOW)
+    gateways.heartbeats(db, [(facts, adopted, ping(600))], NOW)
+    gateways.heartbeats(db, [(facts, adopted, ping(700)), (facts, adopted, ping(5))], NOW)
     health = gateways.health(db, lobby.id, NOW)
     assert health is not None
     assert (health.wifidog_uptime, health.restarted_at) == (5, NOW)

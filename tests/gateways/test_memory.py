@@ -187,6 +187,21 @@ def test_a_flood_of_invented_names_asks_the_database_little_and_keeps_little(
     assert len(sent) <= Gateways.LOOKUP_BURST + 3 * Gateways.LOOKUPS_PER_SECOND + 1
 
 
+def test_a_flood_of_pings_with_invented_keys_is_one_heartbeat(statements: tuple[Hotel, list[str]]) -> None:
+    hotel, sent = statements
+    lobby = hotel.adds("lobby")
+    key = hotel.makes_key(lobby)
+    hotel.memory.refresh()
+    sent.clear()
+    invented = [Heartbeat("lobby", "", f"{number:032d}", None, None, None, 60) for number in range(500)]
+    proved = Heartbeat("lobby", "", key, None, None, None, 90)
+    pings = [Ping(beat, "198.51.100.7", "WiFiDog 1.3.0") for beat in (*invented, proved, *invented)]
+    hotel.memory.hear(pings, hotel.now)
+    assert sum("INSERT INTO heartbeat" in statement for statement in sent) <= 2
+    assert hotel.health(lobby).wifidog_uptime == 90
+    assert hotel.health(lobby).key_seen_at is not None
+
+
 def test_names_that_were_not_found_are_remembered_up_to_a_number(hotel: Hotel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gateways, "MOST_MISSES", 50)
     for number in range(200):
