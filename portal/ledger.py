@@ -149,8 +149,8 @@ WRITE = sql(
                l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
                l.at < h.restarted_at OR now() - l.at > (3 * r.every + 60) * INTERVAL '1 second' AS armed,
                -- A transaction that began later may have written before: its moment lies ahead of ours.
-               CAST(r.rate * GREATEST(0, EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at))) + %(burst)s
-                    AS bigint) AS most
+               CAST(LEAST(r.rate * GREATEST(0, EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at))) + %(burst)s,
+                          9e18) AS bigint) AS most
           FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
                       CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]), CAST(%(up)s AS bigint[]),
                       CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]), CAST(%(rate)s AS bigint[]))
@@ -592,6 +592,7 @@ class Ledger:
     def _write(self, slots: Sequence[Slot]) -> None:
         started = time.monotonic()
         with self._store.cursor("ledger", caller="ledger", seconds=self._attempt_s, statements=PREPARED) as cursor:
+            sent = time.monotonic()
             cursor.execute(BATCH, arrays([slot.entry for slot in slots]))
             rows = cursor.fetchall()
         for row in rows:
@@ -599,7 +600,7 @@ class Ledger:
             slot.facts = Facts._make(row[2:])
             self._remember(slot.entry, slot.facts)
             if row[0] is not None:
-                self._store.clock.observe(row[0], started, started)
+                self._store.clock.observe(row[0], sent, sent)
         self.committed += len(slots)
         self.batches += 1
         self.last_batch = len(slots)

@@ -121,6 +121,28 @@ def test_a_poll_is_answered_in_time_also_when_its_verdict_cannot_be_carried_out(
         assert phone.polls(0).answer is Answer.ALLOW
 
 
+def test_a_connection_that_forgot_our_statements_costs_no_report(cafe: Cafe, phone: Phone) -> None:
+    with at_leisure(cafe):
+        phone.polls(500, 5)
+        with cafe.store.cursor("ledger") as cursor:
+            cursor.execute("DEALLOCATE /* test.forget */ ALL")
+        assert phone.polls(1000, 10).answer is Answer.ALLOW
+    assert cafe.ledger.drain(10) == 0
+    assert (cafe.ledger.rejected, cafe.ledger.failures) == (0, 1)
+    assert written(cafe) == (1000, 10)
+
+
+def test_a_line_beyond_all_measure_charges_what_was_reported(cafe: Cafe) -> None:
+    phone = cafe.phone(router=cafe.new_router("gw-2", link_bytes_per_second=10**16))
+    with at_leisure(cafe):
+        assert phone.comes_online(cafe.grant()).answer is Answer.ALLOW
+        phone.polls(1000, 10)
+        cafe.change("UPDATE counter_line SET at = at - INTERVAL '3 hours'")
+        phone.polls(3000, 30)
+    assert cafe.ledger.rejected == 0
+    assert written(cafe) == (3000, 30)
+
+
 def entry(number: int) -> Entry:
     return Entry(f"{number:064x}", number, "02:00:00:00:00:01", "", None, 5, False, True, 60, 10**12)
 

@@ -31,7 +31,7 @@ from sqlalchemy.sql.base import Executable
 from portal.config import Database
 from portal.store.clock import Clock
 from portal.store.connect import Connector
-from portal.store.errors import Conflict, DeadlineExceeded, Refused, deadline, sorting
+from portal.store.errors import Conflict, DeadlineExceeded, Refused, Unavailable, deadline, sorting
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ Statement = TypeVar("Statement", bound=Executable)
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _NAMED = re.compile(r"\s*\S+ /\* [a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+ \*/")
+# What PostgreSQL says of a statement and never of the values in it: it has forgotten a prepared one (26), a plan no
+# longer fits its tables (0A), or they are not what we take them for (42).
+_STATEMENT_CLASSES = ("26", "0A", "42")
 _FIRST_WORD = re.compile(r"\s*(\S+)")
 
 
@@ -248,6 +251,11 @@ class Store:
                 sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
                 if not sound:
                     raise RuntimeError("a batch must not leave its transaction open")
+            except psycopg2.Error as error:
+                if (error.pgcode or "").startswith(_STATEMENT_CLASSES):
+                    raise Unavailable(f"a prepared statement has become invalid ({error.pgcode})") from error
+                sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+                raise
             except Exception:
                 sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
                 raise
