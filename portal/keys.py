@@ -151,7 +151,7 @@ class Keyring:
 
     def code_indexes(self, code: str) -> list[bytes]:
         """Everything that `code` may have been stored by, the current key's first: codes outlive a rotation."""
-        loaded = self._loaded
+        loaded = self._fresh()
         order = sorted(loaded.keys, key=lambda key_id: (key_id != loaded.current, -key_id))
         return [hmac.digest(loaded.keys[key_id].codes, code.encode(), "sha256") for key_id in order]
 
@@ -209,15 +209,18 @@ class Keyring:
         return _derive(loaded.keys[loaded.current].root, f"secret {purpose}")
 
     def _key(self, key_id: int) -> _Derived | None:
-        """The key of that id; the file is read again if it was replaced since, as a rotation does."""
-        loaded = self._loaded
-        if key_id not in loaded.keys:
-            # A forger can choose the id, so that an unknown one may cost a stat() and no more; and a file that is
-            # being replaced badly must not turn a poll into an error: what was loaded stays.
-            with contextlib.suppress(OSError, KeysError):
-                if _mark(os.stat(self._path)) != loaded.mark:
-                    self._loaded = loaded = _load(self._path)
-        return loaded.keys.get(key_id)
+        """The key of that id. A forger can choose the id, so that an unknown one may cost a stat() and no more."""
+        return self._loaded.keys.get(key_id) or self._fresh().keys.get(key_id)
+
+    def _fresh(self) -> _Loaded:
+        """The keys; the file is read again if it was replaced since, as a rotation does.
+
+        A file that is being replaced badly must not turn a poll into an error: what was loaded stays.
+        """
+        with contextlib.suppress(OSError, KeysError):
+            if _mark(os.stat(self._path)) != self._loaded.mark:
+                self._loaded = _load(self._path)
+        return self._loaded
 
 
 def make_state_dir(state_dir: Path) -> None:

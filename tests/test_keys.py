@@ -204,6 +204,13 @@ def test_a_running_process_takes_up_a_rotated_key_when_it_meets_one(state_dir: P
     assert running.unsign("f", restarted.sign("f", b"x", 9), 1) == b"x"
 
 
+def test_a_running_process_knows_codes_that_were_issued_elsewhere_after_a_rotation(state_dir: Path) -> None:
+    running = Keyring.load_or_create(state_dir)
+    keys.rotate(state_dir)
+    elsewhere = Keyring.load_or_create(state_dir)
+    assert elsewhere.code_index("x") in running.code_indexes("x")
+
+
 def test_a_running_process_keeps_its_keys_when_the_file_is_damaged_under_it(state_dir: Path) -> None:
     running = Keyring.load_or_create(state_dir)
     token = running.mint_token()
