@@ -108,6 +108,10 @@ class Arrivals:
             return self._once_more(visit, form, say("This page has waited too long. Please send it again."))
         if version != visit.home.network.terms_version:
             return self._once_more(visit, form, say("The terms of use have changed. Read them, then connect again."))
+        network, way = visit.home.network, _way_taken(form)
+        if (way == "voucher" and not network.vouchers) or (way == "account" and not network.accounts):
+            # The operator has closed it since the page was loaded, or somebody writes forms of his own.
+            return self._splash(visit, translated("Connect"), form=form)
         try:
             token = self._token(visit, form, version)
         except Refused as refused:

@@ -353,6 +353,17 @@ def test_the_ways_in_stand_in_the_order_of_their_likelihood(hotel: Hotel) -> Non
     assert "Connect for 30 minutes" in page.words
 
 
+def test_a_way_that_was_closed_since_the_page_was_loaded_lets_nobody_in(hotel: Hotel) -> None:
+    code, guest = hotel.code(), hotel.guest()
+    hotel.edit(accounts=True)
+    form = guest.arrives().form("code")
+    hotel.edit(vouchers=False)
+    page = guest.sends(form, {"code": code})
+    assert page.form("username")
+    assert "Your code" not in page.words
+    assert hotel.tokens() == 0
+
+
 def test_a_network_without_a_way_in_says_so(hotel: Hotel) -> None:
     hotel.edit(vouchers=False)
     assert "There is no way in here just now." in hotel.guest().arrives().words
