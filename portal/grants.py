@@ -82,7 +82,8 @@ MAKE = sql(
     INSERT INTO "grant" (network_id, plan_id, kind, name, seconds, clock, bytes, counts, devices, valid_until,
                          idle_seconds, period, period_seconds, period_bytes, time_zone, click_mac, created_at)
     SELECT p.network_id, p.id, :kind, p.name, p.seconds, p.clock, p.bytes, p.counts, p.devices,
-           CAST(:now AS timestamptz) + p.valid_seconds * INTERVAL '1 second',
+           (date_trunc('day', CAST(:now AS timestamptz) AT TIME ZONE n.time_zone)
+            + INTERVAL '1 day' + p.valid_seconds * INTERVAL '1 second') AT TIME ZONE n.time_zone,
            p.idle_seconds, p.period, p.period_seconds, p.period_bytes, n.time_zone, :click_mac, :now
       FROM plan p
       JOIN network n ON n.id = p.network_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -50,6 +50,17 @@ def test_an_allowance_begins_anew_at_midnight_where_the_network_is(cafe: Cafe, p
         assert phone.polls(1).answer is Answer.ALLOW
         rows = cafe.one("SELECT count(*), sum(used_down) FROM grant_period WHERE grant_id = :id", id=grant.id)
         assert tuple(rows) == (2, 1001)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_last_day_is_a_whole_day_where_the_network_is(cafe: Cafe, zone: str) -> None:
+    cafe.change("UPDATE network SET time_zone = :zone", zone=zone)
+    earlier = datetime.now(ZoneInfo(zone)).date()
+    end = cafe.grant(valid_seconds=2 * 86_400).valid_until
+    assert end is not None
+    local = end.astimezone(ZoneInfo(zone))
+    assert local.time() == time()
+    assert local.date() - timedelta(days=3) in {earlier, datetime.now(ZoneInfo(zone)).date()}
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_code_whose_validity_is_over_lets_nobody_in(cafe: Cafe) -> None:
     grant = cafe.grant(valid_seconds=86400)
     phone = cafe.phone()
     phone.comes_online(grant)
-    cafe.pass_time(86400)
+    cafe.pass_time(2 * 86400)
     assert phone.polls(1).reason is Reason.EXPIRED
 
 

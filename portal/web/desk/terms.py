@@ -105,10 +105,10 @@ def became(state: str, grant: Grant, devices: int, revoked_at: datetime | None, 
     if state == "revoked":
         return clock.in_words(revoked_at) if revoked_at else ""
     if state == "expired":
-        last = f"its last day was {clock.day(grant.valid_until)}" if grant.valid_until else "its time was over"
+        last = f"its last day was {clock.last_day(grant.valid_until)}" if grant.valid_until else "its time was over"
         return f"Never used; {last}" if grant.started_at is None else f"{used(grant, clock.now)}; {last}"
     if state == "unused":
-        return f"Valid until {clock.day(grant.valid_until)}" if grant.valid_until else "Valid until it is used"
+        return f"Valid until {clock.last_day(grant.valid_until)}" if grant.valid_until else "Valid until it is used"
     allowance = grant.allowance(clock.now)
     if state == "active":
         over = allowance.over

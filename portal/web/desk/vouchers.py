@@ -277,7 +277,7 @@ def sheet(visit: Visit, batch_id: int) -> Response:
     printed = [
         (
             vouchers.grouped(visit.portal.keyring.open(bytes(row.code_sealed))),
-            clock.day(row.grant.valid_until) if row.grant.valid_until else "",
+            clock.last_day(row.grant.valid_until) if row.grant.valid_until else "",
         )
         for row in rows
     ]

@@ -178,6 +178,10 @@ class Clock:
         year = "" if here.year == self.today.year else f" {here.year}"
         return f"{here.day} {_MONTHS[here.month - 1]}{year}"
 
+    def last_day(self, end: datetime) -> str:
+        """The day on which something that ends then can still be used: a midnight belongs to the day before."""
+        return self.day(end - timedelta(seconds=1))
+
     def date(self, moment: datetime) -> str:
         """A day under a picture: "4 May", "21 Nov"."""
         here = self.local(moment)
