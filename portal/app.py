@@ -123,9 +123,6 @@ class Server:
         guards.declare(pages, ["guest.*"], guards.Who.GUEST)
         guards.declare(pages, ["probes.*"], guards.Who.MACHINE)
         guards.check(pages)
-        # Now, and not while a guest waits and with him everybody: up to 20 ms each.
-        for name in pages.jinja_env.list_templates():
-            pages.jinja_env.get_template(name)
         return pages
 
     def _exposition(self) -> bytes:

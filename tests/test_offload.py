@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -125,22 +126,26 @@ def test_work_is_done_in_another_thread_with_its_arguments_and_result(offload: O
     assert thread != monkey.get_original("_thread", "get_ident")()
 
 
-def test_whoever_waits_has_a_turn_after_each_step_of_long_work() -> None:
-    seen: list[str] = []
+def test_whoever_waits_for_a_socket_has_a_turn_while_long_work_goes_on() -> None:
+    ours, theirs = socket.socketpair()
+    seen: list[int] = []
 
-    def others() -> None:
-        while len(seen) < 6:
-            seen.append("another")
-            gevent.sleep(0)
+    def answers() -> None:
+        while data := theirs.recv(1):
+            seen.append(data[0])
 
     def steps() -> Iterator[int]:
-        for number in range(3):
-            seen.append("a step")
+        for number in range(5):
+            ours.send(bytes([number]))
+            native_sleep(0.005)
             yield number
+            assert seen == list(range(number + 1))
 
-    gevent.spawn(others)
-    assert in_turns(steps()) == [0, 1, 2]
-    assert seen == ["a step", "another"] * 3
+    waiting = gevent.spawn(answers)
+    assert in_turns(steps()) == [0, 1, 2, 3, 4]
+    ours.close()
+    waiting.join(timeout=5)
+    theirs.close()
 
 
 def test_so_many_run_so_many_wait_and_the_next_is_told_at_once() -> None:

@@ -61,6 +61,7 @@ def blueprint(portal: Portal) -> Blueprint:
     """The desk's routes, each behind the gate. The application must have been through guards.install."""
     desk = Blueprint("desk", __name__)
     guards.mount(desk, portal, ROUTES)
+    pages.compile_templates()
     desk.register_error_handler(HTTPException, _refused)
     # By number as well: the guests' door answers some numbers for the whole application, and a number goes first.
     for status in SAID:
