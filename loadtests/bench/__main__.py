@@ -25,10 +25,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from loadtests import harness, seed
 from loadtests.bench import desk
-from loadtests.bench.polls import Order, Yield
+from loadtests.bench.polls import DOWN, Order, Yield
+from loadtests.bench.rewrite import ROW
 from loadtests.harness import OUT, RESULTS, ROOT, Cores, Program, Run, header, save, say
 from loadtests.soak import Steady
 from portal.keys import Keyring
@@ -175,13 +177,13 @@ class Bench:
                 steady.stop()
 
     def pgbench(self, seconds: int) -> float:
-        """Transactions a second of the session row's update alone, by PostgreSQL's own load generator."""
+        """Transactions a second of `ROW`, the session row alone, by PostgreSQL's own load generator."""
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
             script.write(f"\\set id random(1, {min(10_000, len(self.guests))})\n")
-            script.write(
-                "UPDATE session SET used_down = used_down + 1000, used_up = used_up + 100, reported_at = now() "
-                "WHERE id = :id AND state = 'active';\n"
-            )
+            script.write(f"\\set total random({DOWN}, {10**6 * DOWN})\n")
+            values = {"$1": "(SELECT token_hash FROM session WHERE id = :id)", "$2": ":total", "$3": ":total",
+                      "$4": "'10.0.0.1'"}  # fmt: skip
+            script.write(re.sub(r"\$\d", lambda place: values[place.group()], " ".join(ROW.split())) + ";\n")
             script.flush()
             command = [str(find_programs() / "pgbench"), "-n", "-c", "16", "-T", str(seconds), "-f", script.name]
             done = subprocess.run(
@@ -240,6 +242,16 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
+def told_delays(port: int) -> dict[str, float]:
+    """How soon the product's loop answered its own watchdog, which asks twenty times a second: the share, in per cent,
+    within so many ms."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    buckets = dict(re.findall(r'^gatepost_loop_delay_seconds_bucket\{le="([^"]+)"\} (\S+)', text, re.M))
+    every = float(buckets["+Inf"])
+    return {f"{1000 * float(within):g} ms": 100 * float(buckets[within]) / every for within in ("0.01", "0.05", "0.1")}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a small database and three contenders, in a minute")
@@ -276,10 +288,15 @@ def main() -> int:
                 if size <= online:
                     figures = Figures()
                     bench.measure(program, port, figures, live=size, keep=False, seconds=options.seconds)
-                    more[f"polls/s with {size:,} live"] = figures.rate[0]
+                    more[f"with {size:,} live"] = {
+                        "polls/s": figures.rate[0], "p50 ms": figures.p50[0], "p95 ms": figures.p95[0],
+                        "p99 ms": figures.p99[0], "max ms": figures.worst[0], "server's CPU s": figures.server[0],
+                        "PostgreSQL's": figures.postgres[0], "MiB": figures.memory[0],
+                    }  # fmt: skip
             more["at 500/s, ms"] = bench.paced(port, 500, 3 if options.quick else 15)
             pages = bench.waits(port, 1 if options.quick else 3)
             more["longest wait of a poll under any page, ms"] = max(one.longest for one in pages.values())
+            more["the loop answered its watchdog, % within"] = told_delays(port)
             more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
         more["pgbench, session row alone, tps"] = bench.pgbench(3 if options.quick else 8)
     facts = run.facts()
