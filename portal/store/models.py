@@ -240,7 +240,7 @@ class Grant(Base):
         Index(None, "network_id", "created_at"),
         Index(None, "plan_id"),
         Index("grant_click_key", "network_id", "click_mac", "created_at", postgresql_where=text("kind = 'click'")),
-        {"postgresql_with": {"fillfactor": 70}},
+        {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
     )
 
     id: Mapped[int] = _id()

@@ -339,7 +339,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["network_id"], ["network.id"], name=op.f("grant_network_id_fkey"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["plan_id"], ["plan.id"], name=op.f("grant_plan_id_fkey"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("grant_pkey")),
-        postgresql_with={"fillfactor": 70},
+        postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
     )
     op.create_index(
         "grant_click_key",
