@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
-from portal.emulator.console import Console, charged_at
+from portal.emulator.console import Console, charged_by
 from portal.emulator.crowd import Appetite, Crowd
 from portal.emulator.gateway import Gateway
 from portal.emulator.wire import Dialect, auth_server
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--guests", type=int, default=0, metavar="N", help="simulated guests who sign in by themselves")
     made.add_argument("--code", action="append", default=[], help="a voucher code for them; without, they click")
     made.add_argument("--rate", type=float, default=0.0, metavar="BYTES_PER_S", help="traffic of everyone online")
-    made.add_argument("--charged", metavar="URL", help="where to ask for what was charged: JSON from MAC to bytes")
+    made.add_argument("--charged", metavar="COMMAND", help="prints what was charged, as CSV")
     made.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two tables (5)")
     return made
 
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             gateway.restart()
         return heard is not None and heard.si_signo in _ENDING
 
-    return console.run(gateway, wait, charged_at(arguments.charged) if arguments.charged else None)
+    return console.run(gateway, wait, charged_by(arguments.charged) if arguments.charged else None)
 
 
 if __name__ == "__main__":

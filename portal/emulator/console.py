@@ -4,12 +4,14 @@ Promises: holds no token; every byte figure comes from the gateway's book. `run`
 when every loop was well to the end.
 """
 
-import json
+import csv
+import io
+import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from portal.emulator.browser import ask
 from portal.emulator.gateway import Gateway
 from portal.emulator.lan import Account, total
 
@@ -19,30 +21,29 @@ Charged = Callable[[], Mapping[str, int]]
 _LOOK = 0.25  # how long a dead loop may go unnoticed, in seconds
 
 
-def charged_at(url: str) -> Charged:
-    """Asks a server what it charged: a JSON object from MAC to bytes, or to an object of `down` and `up`.
+def charged_by(command: str) -> Charged:
+    """Asks a command what the server charged: CSV with the columns mac, charged_down, charged_up, a line an entry.
 
-    Asking raises OSError when the server cannot be asked and ValueError when it says something else.
+    Asking raises OSError when the command does not end well within 10 s and ValueError when it prints something else.
     """
 
     def fetch() -> Mapping[str, int]:
-        status, _, body = ask("GET", url, {"Accept": "application/json"}, b"", patience=2.0)
-        if status != 200:
-            raise ValueError(f"status {status}, expected 200")
-        found = json.loads(body)
-        if not isinstance(found, dict):
-            raise ValueError("expected a JSON object from MAC to bytes")
-        return {str(mac).lower(): _bytes(value) for mac, value in found.items()}
+        try:
+            done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=10, check=False)  # noqa: S602
+        except subprocess.TimeoutExpired:
+            raise OSError("no end of the command within 10 s") from None
+        if done.returncode:
+            raise OSError(f"the command ended with status {done.returncode}")
+        found: Counter[str] = Counter()
+        for row in csv.DictReader(io.StringIO(done.stdout)):
+            try:
+                charged = int(row["charged_down"]) + int(row["charged_up"])
+                found[row["mac"].lower()] += charged
+            except (KeyError, TypeError, ValueError):
+                raise ValueError("expected CSV with the columns mac, charged_down and charged_up") from None
+        return found
 
     return fetch
-
-
-def _bytes(value: object) -> int:
-    if isinstance(value, dict):
-        return _bytes(value.get("down")) + _bytes(value.get("up"))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise ValueError("expected a whole number of bytes for each MAC")
 
 
 class Console:

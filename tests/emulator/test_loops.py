@@ -21,7 +21,7 @@ import pytest
 
 from portal.emulator import Gateway, Machine
 from portal.emulator.__main__ import main
-from portal.emulator.console import Console, charged_at, render
+from portal.emulator.console import Console, charged_by, render
 from portal.emulator.crowd import Appetite, Crowd
 from portal.emulator.door import Door
 from portal.emulator.loops import Loop
@@ -273,16 +273,23 @@ def test_a_run_ends_by_itself_with_1_when_a_loop_has_died(make: Make) -> None:
     assert Console(io.StringIO()).run(gateway, never.wait) == 1
 
 
-def test_what_was_charged_is_asked_for_and_may_be_missing(make: Make, server: AuthServer) -> None:
+def test_what_was_charged_is_asked_for_and_may_be_missing(make: Make, tmp_path: Path) -> None:
     gateway = make()
     guest = gateway.guest("phone")
-    fetch = charged_at(f"{server.url}/charged")
-    server.raw["page"] = OK + f'{{"{guest.mac.upper()}": {{"down": 5, "up": 2}}, "02:00:00:00:00:00": 1}}'.encode()
-    assert fetch()[guest.mac] == 7
-    for wrong in (b"[]", b"no", b'{"a": "b"}', b'{"a": {"down": 1}}'):
-        server.raw["page"] = OK + wrong
-        with pytest.raises(ValueError, match=r".+"):
+    told = tmp_path / "charged.csv"
+    fetch = charged_by(f"cat {told}")
+    head = "gw_id,mac,ip,charged_down,charged_up\n"
+    told.write_text(
+        f"{head}g,{guest.mac.upper()},10.0.0.1,5,2\ng,{guest.mac},10.0.0.2,1,1\ng,02:00:00:00:00:00,x,1,0\n"
+    )
+    assert fetch()[guest.mac] == 9
+    for wrong in ("mac\nx\n", f"{head}g,{guest.mac},x,five,2\n", f"{head}g\n"):
+        told.write_text(wrong)
+        with pytest.raises(ValueError, match="columns"):
             fetch()
+    told.unlink()
+    with pytest.raises(OSError, match="status 1"):
+        fetch()
     out = io.StringIO()
     waits = iter([False, False, True])
     assert Console(out, every=0.01).run(gateway, lambda _: next(waits), fetch) == 0
