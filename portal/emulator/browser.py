@@ -3,6 +3,7 @@
 Promises: what it sends is what a plain browser would send for the form that it was shown, hidden fields included.
 """
 
+import html
 import http.client
 import re
 import ssl
@@ -42,6 +43,12 @@ class Page:
     @property
     def text(self) -> str:
         return self.body.decode("utf-8", "replace")
+
+    @property
+    def title(self) -> str:
+        """What a browser shows as the page's name; "" if it has none."""
+        found = re.search("<title>([^<]*)</title>", self.text)
+        return html.unescape(found[1]).strip() if found else ""
 
     def forms(self) -> list[Form]:
         reader = _Forms()

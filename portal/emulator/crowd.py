@@ -69,7 +69,8 @@ class Crowd:
                 self._note(f"{guest.name}: no way in: {error}")
                 continue
             if not guest.online:
-                self._note(f"{guest.name}: not let in, the last page had status {page.status}")
+                said = f": {page.title}" if page.title else ""
+                self._note(f"{guest.name}: not let in, the last page had status {page.status}{said}")
 
     def _try(self, position: int, guest: Guest) -> Page:
         if self._codes:

@@ -326,6 +326,13 @@ def test_the_crowd_signs_in_and_loads_at_its_rate(make: Make, server: AuthServer
     assert guests[2].account.transferred.total == 0
 
 
+def test_a_guest_who_is_not_let_in_says_what_the_page_was_called(make: Make, server: AuthServer, clock: Clock) -> None:
+    gateway, notes = make(), list[str]()
+    server.raw["page"] = OK + b"<title>Used &amp; gone</title><form method=post><input name=code></form>"
+    Crowd(gateway, [gateway.guest("a")], ["X"], notes.append, clock).step()
+    assert notes == ["a: not let in, the last page had status 200: Used & gone"]
+
+
 def test_a_crowd_without_codes_clicks(make: Make, server: AuthServer, clock: Clock) -> None:
     gateway = make()
     server.raw["page"] = OK + b"<form><input name=lang></form><form method=post><input name=n value=1></form>"
