@@ -32,6 +32,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+# The tables of which every poll writes a row. Vacuum comes early, since each change leaves a dead one; statistics come
+# late, since the ledger's plans do not ask for them: gathering them took a tenth of PostgreSQL's time under full load.
+HOT = {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05, "autovacuum_analyze_scale_factor": 2}
+
 
 class Base(DeclarativeBase):
     """The one declarative base. Constraint names follow a pattern, so that migrations can speak of them."""
@@ -240,7 +244,7 @@ class Grant(Base):
         Index(None, "network_id", "created_at"),
         Index(None, "plan_id"),
         Index("grant_click_key", "network_id", "click_mac", "created_at", postgresql_where=text("kind = 'click'")),
-        {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
+        {"postgresql_with": HOT},
     )
 
     id: Mapped[int] = _id()
@@ -389,7 +393,7 @@ class Session(Base):
         Index("session_grant_idx", "grant_id", "state"),
         Index("session_gateway_idx", "gateway_id", postgresql_where=text("state = 'active'")),
         Index("session_minted_idx", "minted_at"),
-        {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
+        {"postgresql_with": HOT},
     )
 
     id: Mapped[int] = _id()
@@ -435,7 +439,7 @@ class CounterLine(Base):
         CheckConstraint("closed BETWEEN 0 AND 2", name="closed"),
         Index("counter_line_current_key", "gateway_id", "mac", "ip", unique=True, postgresql_where=text("current")),
         Index(None, "session_id"),
-        {"postgresql_with": {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05}},
+        {"postgresql_with": HOT},
     )
 
     id: Mapped[int] = _id()

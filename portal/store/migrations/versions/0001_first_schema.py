@@ -14,6 +14,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_HOT = {"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05, "autovacuum_analyze_scale_factor": 2}
+
 
 def upgrade() -> None:
     op.create_table(
@@ -339,7 +341,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["network_id"], ["network.id"], name=op.f("grant_network_id_fkey"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["plan_id"], ["plan.id"], name=op.f("grant_plan_id_fkey"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("grant_pkey")),
-        postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
+        postgresql_with=_HOT,
     )
     op.create_index(
         "grant_click_key",
@@ -460,7 +462,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("session_pkey")),
         sa.UniqueConstraint("token_hash", name=op.f("session_token_hash_key")),
-        postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
+        postgresql_with=_HOT,
     )
     op.create_index(
         "session_gateway_idx", "session", ["gateway_id"], unique=False, postgresql_where=sa.text("state = 'active'")
@@ -519,7 +521,7 @@ def upgrade() -> None:
             ["session_id"], ["session.id"], name=op.f("counter_line_session_id_fkey"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("counter_line_pkey")),
-        postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
+        postgresql_with=_HOT,
     )
     op.create_index(
         "counter_line_current_key",
