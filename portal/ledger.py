@@ -479,7 +479,7 @@ class Ledger:
 
     def _end_waits(self) -> None:
         due, overdue = time.monotonic() - self.deadline_s, []
-        while self._recent and self._recent[0].came <= due:
+        while self._recent and (self._recent[0].settled or self._recent[0].came <= due):
             slot = self._recent.popleft()
             if not slot.settled:
                 overdue.append(slot)

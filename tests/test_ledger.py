@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from portal.access import Answer, Reason
 from portal.keys import Keyring
-from portal.ledger import IN_ORDER, Entry, Late, Ledger, Overloaded, Slot, arrays, settle
+from portal.ledger import IN_ORDER, TICK_SECONDS, Entry, Late, Ledger, Overloaded, Slot, arrays, settle
 from portal.store import Store, sql
 from tests.worlds import Cafe, Phone
 
@@ -130,6 +131,14 @@ def test_a_connection_that_forgot_our_statements_costs_no_report(cafe: Cafe, pho
     assert cafe.ledger.drain(10) == 0
     assert (cafe.ledger.rejected, cafe.ledger.failures) == (0, 1)
     assert written(cafe) == (1000, 10)
+
+
+def test_reports_that_are_answered_are_not_kept_but_for_the_last_batch(cafe: Cafe, phone: Phone) -> None:
+    with at_leisure(cafe):
+        for turn in range(1, 6):
+            phone.polls(1000 * turn, 10)
+        gevent.sleep(5 * TICK_SECONDS)
+    assert len([thing for thing in gc.get_objects() if isinstance(thing, Slot)]) <= 1
 
 
 def test_a_line_beyond_all_measure_charges_what_was_reported(cafe: Cafe) -> None:
