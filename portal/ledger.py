@@ -282,7 +282,8 @@ FACTS_COLUMNS = """
     d.id, d.network_id, d.gateway_id, d.grant_id, d.state, d.mac,
     CASE WHEN d.state = 'minted' THEN d.minted_at END, CASE WHEN g.idle_seconds IS NOT NULL THEN d.active_at END,
     d.end_reason,
-    d.gateway_id = r.gateway_id, d.mac IS NULL OR d.mac = r.mac, b.blocked_until,
+    d.gateway_id = r.gateway_id, d.mac IS NULL OR d.mac = r.mac,
+    (SELECT b.blocked_until FROM station b WHERE b.network_id = d.network_id AND b.mac = r.mac),
     g.seconds, g.clock, g.bytes, g.counts, g.devices, g.valid_until, g.idle_seconds,
     g.period, g.period_seconds, g.period_bytes, g.ends_at, g.used_seconds, g.used_down, g.used_up,
     COALESCE(u.used_seconds, 0), CAST(COALESCE(u.used_down, 0) AS bigint), CAST(COALESCE(u.used_up, 0) AS bigint),
@@ -293,7 +294,6 @@ FACTS_JOINS = """
     LEFT JOIN grant_period u
       ON g.period IS NOT NULL
      AND u.grant_id = g.id AND u.starts = CAST(date_trunc(g.period, now() AT TIME ZONE g.time_zone) AS date)
-    LEFT JOIN station b ON b.network_id = d.network_id AND b.mac = r.mac
 """
 
 READ = sql(
