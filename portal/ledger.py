@@ -108,16 +108,23 @@ def _resume(waiters: Sequence[Waiter[None]]) -> None:
         waiter.switch(None)
 
 
+# The session that a report `r` names. Its id is known from an earlier commit, as a rule; to find it by the token's hash
+# takes three times as long.
+SESSION_ID = """
+    COALESCE(r.session_id, (SELECT t.id FROM session t WHERE t.token_hash = decode(r.token, 'hex')))
+""".strip()
+# Checked all the same: the database may have been put back to an earlier state, and count its ids anew.
+NAMED_SESSION = f"session s ON s.id = {SESSION_ID} AND s.token_hash = decode(r.token, 'hex')"
+
 LOCK = sql(
     "ledger.lock",
-    """
+    f"""
     WITH reported AS MATERIALIZED (
         SELECT s.id, s.grant_id
           FROM session s
          WHERE s.id = ANY (ARRAY(
-                   SELECT t.id
-                     FROM unnest(CAST(%(token)s AS text[])) AS r (token)
-                     JOIN session t ON t.token_hash = decode(r.token, 'hex')
+                   SELECT {SESSION_ID}
+                     FROM unnest(CAST(%(session)s AS bigint[]), CAST(%(token)s AS text[])) AS r (session_id, token)
                     UNION
                    SELECT l.session_id
                      FROM unnest(CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]))
@@ -140,26 +147,25 @@ LOCK = sql(
 # still. `step` works out each report's growth, `total` sums it up by the session that owns the list entry.
 WRITE = sql(
     "ledger.write",
-    """
+    f"""
     WITH report AS MATERIALIZED (
-        SELECT r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout,
-               r.every * INTERVAL '1 second' AS every,
-               s.id AS named_id, s.activated_at,
-               l.id AS line_id, COALESCE(l.session_id, s.id) AS owner_id,
-               l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
+        SELECT r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout, r.every,
+               s.id AS named_id, o.id AS owner_id, o.grant_id, o.state, o.reported_at, o.active_at,
+               l.id AS line_id, l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
                l.at < h.restarted_at OR now() - l.at > (3 * r.every + 60) * INTERVAL '1 second' AS armed,
                -- A transaction that began later may have written before: its moment lies ahead of ours.
-               CAST(LEAST(r.rate * GREATEST(0, EXTRACT(EPOCH FROM now() - COALESCE(l.at, s.activated_at))) + %(burst)s,
-                          9e18) AS bigint) AS most
-          FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
-                      CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]), CAST(%(up)s AS bigint[]),
-                      CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]), CAST(%(rate)s AS bigint[]))
-               AS r (token, gateway_id, mac, ip, down, up, logout, every, rate)
-          JOIN session s
-            ON s.token_hash = decode(r.token, 'hex')
+               CAST(LEAST(r.rate * GREATEST(0, date_part('epoch', now() - COALESCE(l.at, s.activated_at)))
+                          + %(burst)s, 9e18) AS bigint) AS most
+          FROM unnest(CAST(%(session)s AS bigint[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
+                      CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(down)s AS bigint[]),
+                      CAST(%(up)s AS bigint[]), CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]),
+                      CAST(%(rate)s AS bigint[]))
+               AS r (session_id, token, gateway_id, mac, ip, down, up, logout, every, rate)
+          JOIN {NAMED_SESSION}
            AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
           LEFT JOIN counter_line l
             ON l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
+          JOIN session o ON o.id = COALESCE(l.session_id, s.id)
           LEFT JOIN heartbeat h ON h.gateway_id = r.gateway_id
          WHERE s.activated_at IS NOT NULL OR l.id IS NOT NULL
     ),
@@ -172,8 +178,8 @@ WRITE = sql(
           FROM report
     ),
     step AS MATERIALIZED (
-        SELECT mac, ip, gateway_id, logout, every, named_id, owner_id, line_id, line_down, line_up,
-               down, up, counted, goes_on, starts_anew,
+        SELECT mac, ip, gateway_id, logout, every, named_id, owner_id, grant_id, state, reported_at, active_at,
+               line_id, down, up, counted, goes_on, starts_anew,
                CASE WHEN NOT counted THEN 0
                     WHEN goes_on THEN LEAST(down - COALESCE(line_down, 0), most)
                     WHEN starts_anew THEN LEAST(down, most)
@@ -206,38 +212,38 @@ WRITE = sql(
             ON CONFLICT (gateway_id, mac, ip) WHERE current DO NOTHING
         RETURNING session_id, charged_down, charged_up
     ),
+    -- The columns of an owner are the same in all its rows; what a line that was opened just now has charged is told by
+    -- the line itself.
     total AS MATERIALIZED (
-        SELECT s.id, s.grant_id, s.state, t.down, t.up, t.ip,
-               t.down + t.up > 0 AND (t.busy OR s.active_at IS NULL) AS busy,
-               CASE WHEN s.state = 'active'
-                    THEN GREATEST(0, EXTRACT(EPOCH FROM LEAST(now() - s.reported_at, 3 * t.every)))
+        SELECT t.id, t.grant_id, t.state, t.down, t.up, t.ip,
+               t.down + t.up > 0 AND (t.busy OR t.active_at IS NULL) AS busy,
+               CASE WHEN t.state = 'active'
+                    THEN GREATEST(0, LEAST(date_part('epoch', now() - t.reported_at), 3 * t.every))
                     ELSE 0 END AS seconds,
-               s.state = 'active' AND t.leaves
+               t.state = 'active' AND t.leaves
                AND NOT EXISTS (SELECT 1
                                  FROM counter_line o
-                                WHERE o.session_id = s.id AND o.current AND o.closed = 0
+                                WHERE o.session_id = t.id AND o.current AND o.closed = 0
                                   AND o.id <> ALL (t.left_lines)
-                                  AND o.at > now() - 3 * t.every - INTERVAL '60 seconds') AS leaves
-          FROM (SELECT owner_id,
-                       SUM(grew_down) AS down, SUM(grew_up) AS up, MAX(ip) AS ip, MAX(every) AS every,
-                       bool_or(grew_down > {ping} * cycles OR grew_up > {ping} * cycles) AS busy,
+                                  AND o.at > now() - (3 * t.every + 60) * INTERVAL '1 second') AS leaves
+          FROM (SELECT owner_id AS id, MAX(grant_id) AS grant_id, MAX(state) AS state,
+                       MAX(reported_at) AS reported_at, MAX(active_at) AS active_at,
+                       CAST(SUM(grew_down) AS bigint) AS down, CAST(SUM(grew_up) AS bigint) AS up,
+                       MAX(ip) AS ip, MAX(every) AS every,
+                       bool_or(grew_down > {PING_BYTES} * cycles OR grew_up > {PING_BYTES} * cycles) AS busy,
                        COALESCE(bool_or(logout), false) AS leaves,
                        array_remove(array_agg(left_line), NULL) AS left_lines
-                  FROM (SELECT t.owner_id, t.ip, t.every,
-                               -- What a line that was opened just now has charged is told by the line itself.
-                               CASE WHEN t.line_id IS NULL THEN 0 ELSE t.grew_down END AS grew_down,
-                               CASE WHEN t.line_id IS NULL THEN 0 ELSE t.grew_up END AS grew_up,
-                               t.logout AND t.named_id = t.owner_id AS logout,
-                               CASE WHEN t.logout THEN t.line_id END AS left_line,
-                               1 + CEIL(EXTRACT(EPOCH FROM now() - o.reported_at)
-                                        / EXTRACT(EPOCH FROM t.every)) AS cycles
-                          FROM step t
-                          JOIN session o ON o.id = t.owner_id
+                  FROM (SELECT owner_id, grant_id, state, reported_at, active_at, ip, every,
+                               CASE WHEN line_id IS NULL THEN 0 ELSE grew_down END AS grew_down,
+                               CASE WHEN line_id IS NULL THEN 0 ELSE grew_up END AS grew_up,
+                               logout AND named_id = owner_id AS logout,
+                               CASE WHEN logout THEN line_id END AS left_line,
+                               1 + ceil(date_part('epoch', now() - reported_at) / every) AS cycles
+                          FROM step
                          UNION ALL
-                        SELECT session_id, NULL, INTERVAL '0', charged_down, charged_up, false, NULL, 1
+                        SELECT session_id, NULL, NULL, NULL, NULL, NULL, 0, charged_down, charged_up, false, NULL, 1
                           FROM opened) AS growth
                  GROUP BY owner_id) AS t
-          JOIN session s ON s.id = t.owner_id
     ),
     spent_session AS (
         UPDATE session s
@@ -254,7 +260,9 @@ WRITE = sql(
          WHERE s.id = t.id
     ),
     by_grant AS MATERIALIZED (
-        SELECT grant_id, SUM(down) AS down, SUM(up) AS up, SUM(seconds) AS seconds FROM total GROUP BY grant_id
+        SELECT grant_id, CAST(SUM(down) AS bigint) AS down, CAST(SUM(up) AS bigint) AS up, SUM(seconds) AS seconds
+          FROM total
+         GROUP BY grant_id
     ),
     spent_period AS (
         INSERT INTO grant_period AS u (grant_id, starts, used_seconds, used_down, used_up)
@@ -273,7 +281,7 @@ WRITE = sql(
            used_seconds = g.used_seconds + t.seconds
       FROM by_grant t
      WHERE g.id = t.grant_id
-    """.replace("{ping}", str(PING_BYTES)),
+    """,
 )
 
 # The facts of one session `d` as reported by `r`: the columns of access.Facts. sessions.py reads them the same way. A
@@ -299,11 +307,11 @@ FACTS_JOINS = """
 READ = sql(
     "ledger.read",
     f"""
-    SELECT CASE WHEN r.n = 1 THEN now() END, r.n, {FACTS_COLUMNS}
-      FROM unnest(CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]), CAST(%(mac)s AS text[]),
-                  CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
-           WITH ORDINALITY AS r (token, gateway_id, mac, ip, repeats, n)
-      JOIN session s ON s.token_hash = decode(r.token, 'hex')
+    SELECT CASE WHEN r.n = 1 THEN now() END, r.n, s.id AS named_id, {FACTS_COLUMNS}
+      FROM unnest(CAST(%(session)s AS bigint[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
+                  CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
+           WITH ORDINALITY AS r (session_id, token, gateway_id, mac, ip, repeats, n)
+      JOIN {NAMED_SESSION}
       LEFT JOIN counter_line l
         -- Null for nearly every report: then the index is not even asked.
         ON l.gateway_id = CASE WHEN r.repeats AND s.state = 'ended' AND s.gateway_id = r.gateway_id
@@ -368,7 +376,8 @@ class Ledger:
         self._later: dict[tuple[int, str, str], deque[Slot]] = {}
         self._behind = 0
         self._writing = 0
-        # Plain tuples, which the garbage collector forgets: 100,000 Facts of their own kind took it 120 ms to look at.
+        # By the token's hash, the id of its session, then the facts. Plain tuples, which the garbage collector forgets:
+        # 100,000 Facts of their own kind took it 120 ms to look at.
         self._known: dict[str, tuple[Any, ...]] = {}
         # Which token owns a list entry, as of the last commit that spoke of it.
         self._owners: dict[tuple[int, str, str], str] = {}
@@ -399,15 +408,12 @@ class Ledger:
 
     def known(self, token_hash: str) -> Facts | None:
         """The facts of the last commit that spoke of this token, or None. Memory of this process only."""
-        facts = self._known.get(token_hash)
-        return None if facts is None else Facts._make(facts)
+        known = self._known.get(token_hash)
+        return None if known is None else Facts._make(known[1:])
 
     def learn(self, token_hash: str, facts: Facts) -> None:
         """Remember facts that a commit elsewhere (an activation, an ending) has made."""
-        self._known.pop(token_hash, None)
-        self._known[token_hash] = tuple(facts)
-        if len(self._known) > self._lid:
-            del self._known[next(iter(self._known))]
+        self._know(token_hash, (facts.session_id, *facts))
 
     def owner(self, entry: Entry) -> str | None:
         """The token (its hash) that was online on this list entry by the last commit, or None. Memory only."""
@@ -517,15 +523,22 @@ class Ledger:
                 log.warning("the database answers again", extra={"waiting": self.waiting})
             self.broken = False
 
-    def _remember(self, entry: Entry, facts: Facts) -> None:
-        token_hash, key = entry.token_hash, (entry.gateway_id, entry.mac, entry.ip)
-        self.learn(token_hash, facts)
+    def _know(self, token_hash: str, known: tuple[Any, ...]) -> None:
+        """Remember what is `known` of a token, the id of its session first."""
+        self._known.pop(token_hash, None)
+        self._known[token_hash] = known
+        if len(self._known) > self._lid:
+            del self._known[next(iter(self._known))]
+
+    def _own(self, entry: Entry, facts: Facts) -> None:
+        """Remember whether the token of this report is the one that is online on its list entry."""
+        key = (entry.gateway_id, entry.mac, entry.ip)
         online = facts.state == "active" and facts.own_gateway and facts.own_station
-        if online and self._owners.get(key) == token_hash:
+        if online and self._owners.get(key) == entry.token_hash:
             return
         self._owners.pop(key, None)
         if online:
-            self._owners[key] = token_hash
+            self._owners[key] = entry.token_hash
             if len(self._owners) > self._lid:
                 del self._owners[next(iter(self._owners))]
 
@@ -589,18 +602,28 @@ class Ledger:
                 self._commit(slots[middle:])
                 return
 
+    def _session_ids(self, entries: Sequence[Entry]) -> str:
+        """The ids of the sessions that these reports name, as far as they are known, as an array literal."""
+        known = [self._known.get(entry.token_hash) for entry in entries]
+        return "{" + ",".join(["NULL" if one is None else str(one[0]) for one in known]) + "}"
+
     def _write(self, slots: Sequence[Slot]) -> None:
         started = time.monotonic()
+        entries = [slot.entry for slot in slots]
         with self._store.cursor("ledger", caller="ledger", seconds=self._attempt_s, statements=PREPARED) as cursor:
             sent = time.monotonic()
-            cursor.execute(BATCH, arrays([slot.entry for slot in slots]))
+            cursor.execute(BATCH, arrays(entries) | {"session": self._session_ids(entries)})
             rows = cursor.fetchall()
         for row in rows:
             slot = slots[row[1] - 1]
-            slot.facts = Facts._make(row[2:])
-            self._remember(slot.entry, slot.facts)
+            slot.facts = Facts._make(row[3:])
+            self._know(slot.entry.token_hash, row[2:])
+            self._own(slot.entry, slot.facts)
             if row[0] is not None:
                 self._store.clock.observe(row[0], sent, sent)
+        for slot in slots:
+            if slot.facts is None:
+                self._known.pop(slot.entry.token_hash, None)  # it led nowhere: next time the token itself is sought
         self.committed += len(slots)
         self.batches += 1
         self.last_batch = len(slots)

@@ -133,12 +133,26 @@ def test_a_connection_that_forgot_our_statements_costs_no_report(cafe: Cafe, pho
     assert written(cafe) == (1000, 10)
 
 
+def test_an_id_that_means_another_session_after_a_restore_charges_nobody(cafe: Cafe, phone: Phone) -> None:
+    mine = cafe.one("SELECT token_hash FROM session").token_hash
+    rename = "UPDATE session SET token_hash = :token_hash"
+    with at_leisure(cafe):
+        phone.polls(1000, 10)
+        cafe.change(rename, token_hash=b"somebody else's".ljust(32))
+        assert phone.polls(5000, 50).answer is Answer.NO_OPINION, "genuine, and its session not to be found"
+        assert written(cafe) == (1000, 10)
+        cafe.change(rename, token_hash=mine)
+        assert phone.polls(6000, 60).answer is Answer.ALLOW
+    assert written(cafe) == (6000, 60)
+
+
 def test_reports_that_are_answered_are_not_kept_but_for_the_last_batch(cafe: Cafe, phone: Phone) -> None:
     with at_leisure(cafe):
-        for turn in range(1, 6):
-            phone.polls(1000 * turn, 10)
+        for turn in range(5):
+            phone.polls(770_000 + turn, 10)
         gevent.sleep(5 * TICK_SECONDS)
-    assert len([thing for thing in gc.get_objects() if isinstance(thing, Slot)]) <= 1
+    slots = [thing for thing in gc.get_objects() if isinstance(thing, Slot)]
+    assert len([slot for slot in slots if (slot.entry.down or 0) in range(770_000, 770_005)]) <= 1
 
 
 def test_a_line_beyond_all_measure_charges_what_was_reported(cafe: Cafe) -> None:

@@ -107,6 +107,7 @@ def batch() -> FastAPI:
 async def _write_batches(app: FastAPI) -> None:
     """For ever: what has come while the last commit ran is written together, then answered."""
     app.state.waiting, app.state.wake = [], asyncio.Event()
+    sessions: dict[str, int] = {}
     async with app.state.pool.acquire() as db:
         statements = [await _prepared(db, one) for one in (ledger.LOCK, ledger.WRITE, ledger.READ)]
         while True:
@@ -118,8 +119,9 @@ async def _write_batches(app: FastAPI) -> None:
             told, tokens, gateways, macs, ips, downs, ups = (list(column) for column in zip(*taken, strict=True))
             size = len(taken)
             values = {
-                "token": tokens, "gateway": gateways, "mac": macs, "ip": ips, "down": downs,
-                "up": ups, "logout": [False] * size, "repeats": [False] * size, "every": [3600] * size,
+                "session": [sessions.get(token) for token in tokens], "token": tokens,
+                "gateway": gateways, "mac": macs, "ip": ips, "down": downs, "up": ups,
+                "logout": [False] * size, "repeats": [False] * size, "every": [3600] * size,
                 "rate": [10**12] * size, "burst": ledger.BURST_BYTES,
             }  # fmt: skip
             found: Any = []
@@ -128,6 +130,7 @@ async def _write_batches(app: FastAPI) -> None:
                     found = await statement.fetch(*(values[name] for name in names))
             answers = [DENY] * size
             for facts in found:
+                sessions[tokens[facts["n"] - 1]] = facts["named_id"]
                 if facts["state"] == "active":
                     answers[facts["n"] - 1] = ALLOW
             for one, said in zip(told, answers, strict=True):
