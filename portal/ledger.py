@@ -73,12 +73,15 @@ class Entry(NamedTuple):
 
 
 class Slot:
-    """A report that waits, with the requests that wait for it. `came` is when, in monotonic seconds.
+    """A report that waits, with the requests that wait for it. `came` is when, in monotonic seconds; `at` is the
+    database's time when its commit was confirmed.
 
     `settled` says that nobody needs to wait any more; an outcome of Late, that the report is to be written still.
     """
 
-    __slots__ = ("came", "entry", "facts", "outcome", "settled", "waiters")
+    __slots__ = ("at", "came", "entry", "facts", "outcome", "settled", "waiters")
+
+    at: datetime
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -621,7 +624,9 @@ class Ledger:
             self._own(slot.entry, slot.facts)
             if row[0] is not None:
                 self._store.clock.observe(row[0], sent, sent)
+        at = self._store.clock.now()
         for slot in slots:
+            slot.at = at
             if slot.facts is None:
                 self._known.pop(slot.entry.token_hash, None)  # it led nowhere: next time the token itself is sought
         self.committed += len(slots)

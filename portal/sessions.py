@@ -563,16 +563,15 @@ class Sessions:
             return access.UNAVAILABLE
         except (Late, Overloaded):
             return self._from_memory(gateway, report, entry)
-        now = self._store.clock.now()
         try:
             if facts is None:
-                verdict = self._unknown_token(entry.token_hash, now)
+                verdict = self._unknown_token(entry.token_hash, slot.at)
             else:
-                verdict = access.decide(facts, report.stage, now)
+                verdict = access.decide(facts, report.stage, slot.at)
             if verdict is access.STAYS:
                 return verdict
             with self._due(slot):
-                return self._carried_out(gateway, report, entry, facts, verdict, now)
+                return self._carried_out(gateway, report, entry, facts, verdict, slot.at)
         except Unavailable:
             return access.UNAVAILABLE
 
