@@ -613,7 +613,7 @@ class Sessions:
         if gateway.swapped:
             down, up = up, down
         return Entry(
-            self._keyring.token_hash(report.token).hex(),
+            self._keyring.token_name(report.token),
             gateway.id,
             report.mac,
             report.ip,

@@ -178,6 +178,17 @@ def test_the_hash_of_a_token_is_plain_sha256_so_that_every_process_agrees() -> N
     assert Keyring.token_hash("a" * 40) == hashlib.sha256(b"a" * 40).digest()
 
 
+@pytest.mark.parametrize("token", ["a" * 40, "", "é" * 40, "x" * 8000])
+def test_the_name_of_a_token_is_its_hash_in_digits(token: str) -> None:
+    assert Keyring.token_name(token) == Keyring.token_name(token) == Keyring.token_hash(token).hex()
+
+
+def test_texts_longer_than_any_token_are_not_remembered() -> None:
+    kept = keys._remembered_name.cache_info().currsize
+    Keyring.token_name("long" * 2000)
+    assert keys._remembered_name.cache_info().currsize == kept
+
+
 # Rotation
 
 
