@@ -121,7 +121,7 @@ def test_every_page_that_is_measured_is_there_and_polls_go_on_meanwhile(cluster:
 
 def test_the_ratios_compare_medians() -> None:
     def figures(*rate: float) -> dict[str, Figures]:
-        one = Figures(rate=list(rate), server=[0.1], postgres=[0.1])
+        one = Figures(256, rate=list(rate), server=[0.1], postgres=[0.1])
         return {"close": one, "keep": one}
 
     told = ratios({"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)})
