@@ -17,7 +17,7 @@ from portal import upkeep
 from portal.config import Settings
 from portal.diagnostics import Diagnostics
 from portal.frontdoor import CALLER, FrontDoor, Limit, Raw, Rules
-from portal.gateways import Gateways
+from portal.gateways import Gateways, roll_call
 from portal.jobs import Jobs, leased
 from portal.keys import Keyring
 from portal.ledger import Ledger
@@ -84,6 +84,7 @@ class Server:
         )
         self.jobs = Jobs(self._lose)
         self.listening = upkeep.Listening()
+        self._roll: dict[str, int] = {}  # gateways by how they are, as last counted
         self._hear = threading.Event()
         self.heard = gateway.Heard(self.store, self.gateways, self._hear.set)
         self.pages = self._pages()
@@ -170,6 +171,7 @@ class Server:
         self.jobs.keep("heartbeats", self._write_heard)
         self.jobs.every("gateways", 1, self.gateways.refresh)
         self.jobs.every("clock", 10, self._tick)
+        self.jobs.every("roll call", 15, self._call_the_roll)
         for name, every, work in upkeep.tasks(self.store, self.settings.retention, self.listening):
             self.jobs.every(name, every.total_seconds() / 3, leased(self.store, name, every, work))
         if self._worker:
@@ -210,6 +212,10 @@ class Server:
         if not self.ledger.broken:
             self.listening.go_on(now)
 
+    def _call_the_roll(self) -> None:
+        with self.store.read("jobs", caller="roll call") as db:
+            self._roll = roll_call(db, self.store.clock.now())
+
     def _log_holders(self) -> None:
         for holder in self.store.holders():
             facts = {"pool": holder.pool, "caller": holder.caller, "seconds": round(holder.seconds, 3)}
@@ -236,6 +242,10 @@ class Server:
             Reading("gatepost_ledger_rejected", "Reports refused", figure(lambda: book.rejected), counter=True),
             Reading("gatepost_ledger_broken", "1 while the database does not answer", figure(lambda: book.broken)),
             Reading("gatepost_ledger_commit_seconds", "The last commit", figure(lambda: book.last_commit_s)),
+            Reading(
+                "gatepost_gateways", "Gateways in use, by whether they ping",
+                lambda: [((state,), number) for state, number in self._roll.items()], ("state",),
+            ),
             Reading("gatepost_loop_stalls", "Stalls of the loop", figure(lambda: loop.stalls), counter=True),
             Reading("gatepost_loop_stalled_seconds", "All stalls", figure(lambda: loop.stalled_seconds), counter=True),
             Reading("gatepost_loop_longest_stall_seconds", "Longest", figure(lambda: loop.longest_seconds)),

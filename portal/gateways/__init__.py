@@ -4,7 +4,7 @@ Never answers a gateway and never decides about a guest. A caller that finds no 
 `Trust.KEY_MISSING`, answers neutrally.
 """
 
-from portal.gateways.heartbeats import GatewayFacts, Health, Ping, Trust, adopted, health, heartbeats, inbox, silent
+from portal.gateways.heartbeats import GatewayFacts, Health, Ping, Trust, adopted, health, heartbeats, inbox, roll_call
 from portal.gateways.memory import Gateways
 from portal.gateways.records import (
     KEY_GRACE,
@@ -55,7 +55,7 @@ __all__ = [
     "record_address",
     "replace",
     "retire",
+    "roll_call",
     "router_lines",
     "see_address",
-    "silent",
 ]

@@ -164,6 +164,21 @@ ADOPTED = sql(
 
 INBOX = sql("gateways.inbox", f"{_HEALTH} WHERE g.state = 'inbox' ORDER BY g.created_at DESC, g.id DESC")
 
+# Silent as Health.silent has it.
+ROLL_CALL = sql(
+    "gateways.roll_call",
+    """
+    SELECT count(*) FILTER (WHERE NOT r.silent) AS up,
+           count(*) FILTER (WHERE r.silent) AS silent,
+           count(*) FILTER (WHERE r.silent IS NULL) AS unheard
+      FROM (SELECT CAST(:now AS timestamptz) - h.at
+                   > g.interval_seconds * :intervals * INTERVAL '1 second' + CAST(:grace AS interval) AS silent
+              FROM gateway g
+              LEFT JOIN heartbeat h ON h.gateway_id = g.id
+             WHERE g.state = 'adopted') AS r
+    """,
+)
+
 HEALTH = sql("gateways.health", f"{_HEALTH} WHERE g.id = :gateway_id")
 
 
@@ -211,9 +226,11 @@ def inbox(db: Connection, now: datetime) -> list[Health]:
     return [_health(row) for row in db.execute(INBOX, {"now": now})]
 
 
-def silent(db: Connection, now: datetime, network_ids: Collection[int] | None = None) -> list[Health]:
-    """The gateways that pinged once and do not any more."""
-    return [found for found in adopted(db, now, network_ids) if found.silent(now)]
+def roll_call(db: Connection, now: datetime) -> dict[str, int]:
+    """How many gateways in use are up, how many pinged once and do not any more, how many never did. For metrics."""
+    silence = {"intervals": access.SILENT_INTERVALS, "grace": access.SILENT_GRACE}
+    row = db.execute(ROLL_CALL, {"now": now} | silence).one()
+    return {"up": row.up, "silent": row.silent, "unheard": row.unheard}
 
 
 def _keep(db: Connection, heard: Sequence[tuple[GatewayFacts, Trust, Ping]], now: datetime) -> None:

@@ -332,8 +332,13 @@ def test_a_gateway_is_silent_after_three_intervals_and_a_minute(
     for gateway in (lobby, quick):
         pings(db, gateway, NOW)
 
+    gateways.note_unknown(db, "in-the-inbox", NOW)
+
     def silent(after: timedelta) -> list[str]:
-        return [health.gateway.gw_id for health in gateways.silent(db, NOW + after)]
+        found = [health.gateway.gw_id for health in gateways.adopted(db, NOW + after) if health.silent(NOW + after)]
+        roll = gateways.roll_call(db, NOW + after)
+        assert roll == {"up": 2 - len(found), "silent": len(found), "unheard": 1}, "as the desk counts them"
+        return found
 
     assert silent(timedelta(seconds=90)) == []
     assert silent(timedelta(seconds=91)) == ["quick"]
