@@ -38,9 +38,9 @@ from portal.store.embedded import Postgres, find_programs
 from portal.store.migrations import migrate
 
 CROWDS = (256, 1024)
-"""Gateways that wait for an answer at any moment. Every contender is measured with both, and the better rate counts: who
-answers each by itself is at his best with few, who commits in groups, half of them in the commit and half at the door,
-with many."""
+"""Gateways that wait for an answer at any moment. Every contender is measured with both, and the better rate counts:
+who answers each by itself is at his best with few, who commits in groups, half of them in the commit and half at the
+door, with many."""
 WARM_SECONDS = 4.0
 """Not measured, after a start. Gatepost has heard of every guest by then: the first poll of each costs more."""
 MARK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
@@ -294,8 +294,8 @@ def main() -> int:
                     warm = WARM_SECONDS
                     for kind, crowds in measured[contender.name].items():
                         for figures in crowds:
-                            keep = kind == "keep"
-                            bench.measure(program, port, figures, live=live, keep=keep, seconds=options.seconds, warm=warm)
+                            order = {"live": live, "keep": kind == "keep", "seconds": options.seconds}
+                            bench.measure(program, port, figures, **order, warm=warm)
                             warm = 1.0
                             say(
                                 f"round {number + 1}  {contender.name:9} {kind:5} {figures.at_once:5} at once"
