@@ -1,8 +1,9 @@
 """Networks and their plans: one look, one set of plans, one list of operators. Their routers are in gateways.py.
 
 Promises: whatever a network or a plan holds has been checked; a new version of the terms of use has a new number, so
-that it is known for ever which one a guest accepted; what was sold keeps the terms it was sold with, whatever becomes
-of its plan. Never decides what a guest may use: grants.py copies a plan's terms, access.py judges them.
+that it is known for ever which one a guest accepted, and its words are kept; what was sold keeps the terms it was sold
+with, whatever becomes of its plan. Never decides what a guest may use: grants.py copies a plan's terms, access.py
+judges them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ class Network:
     accounts: bool
     click_plan_id: int | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One version of a network's terms of use: "" where guests saw our general sentences, in their language.
+
+    `replaced_at` is None for those in force.
+    """
+
+    version: int
+    terms: str
+    replaced_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +122,20 @@ SOME = sql(
     f"SELECT {_NETWORK} FROM network n WHERE n.id = ANY(CAST(:ids AS bigint[])) ORDER BY lower(n.name), n.id",
 )
 
+# Locked before it is looked at: of two changes at once, neither may overlook the other's words.
 EDIT = sql(
     "networks.edit",
     f"""
+    WITH was AS MATERIALIZED (
+        SELECT id, terms, terms_version, CAST(:terms AS text) <> terms AS outdated
+          FROM network
+         WHERE id = :network_id
+           FOR NO KEY UPDATE
+    ),
+    kept AS (
+        INSERT INTO past_terms (network_id, version, terms)
+        SELECT id, terms_version, terms FROM was WHERE outdated
+    )
     UPDATE network n
        SET name = COALESCE(CAST(:name AS text), n.name),
            time_zone = COALESCE(CAST(:time_zone AS text), n.time_zone),
@@ -120,13 +144,23 @@ EDIT = sql(
            support = COALESCE(CAST(:support AS text), n.support),
            code_hint = COALESCE(CAST(:code_hint AS text), n.code_hint),
            terms = COALESCE(CAST(:terms AS text), n.terms),
-           terms_version = n.terms_version
-               + CASE WHEN CAST(:terms AS text) <> n.terms THEN 1 ELSE 0 END,
+           terms_version = was.terms_version + CASE WHEN was.outdated THEN 1 ELSE 0 END,
            privacy = COALESCE(CAST(:privacy AS text), n.privacy),
            vouchers = COALESCE(CAST(:vouchers AS boolean), n.vouchers),
            accounts = COALESCE(CAST(:accounts AS boolean), n.accounts)
-     WHERE n.id = :network_id
+      FROM was
+     WHERE n.id = was.id
     RETURNING {_NETWORK}
+    """,
+)
+
+WORDING = sql(
+    "networks.wording",
+    """
+    SELECT terms, CAST(NULL AS timestamptz) AS replaced_at FROM network
+     WHERE id = :network_id AND terms_version = :version
+     UNION ALL
+    SELECT terms, replaced_at FROM past_terms WHERE network_id = :network_id AND version = :version
     """,
 )
 
@@ -274,7 +308,7 @@ def edit(
 ) -> Network:
     """The network with what is given changed, and the rest as it is. Raises Invalid.
 
-    Terms that differ from those in force get the next version number.
+    Terms that differ from those in force get the next version number, and the words of the last one are kept.
     """
     values = {
         "network_id": network_id,
@@ -293,6 +327,12 @@ def edit(
     if row is None:
         raise Invalid("network", "there is no such network")
     return Network(*row)
+
+
+def wording(db: Connection, network_id: int, version: int) -> Wording | None:
+    """The words of one version of the terms; None where there is no such version, or it is older than our keeping."""
+    row = db.execute(WORDING, {"network_id": network_id, "version": version}).first()
+    return None if row is None else Wording(version, row.terms, row.replaced_at)
 
 
 def set_logo(db: Connection, network_id: int, png: bytes | None) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import gevent
 import pytest
 from sqlalchemy import Connection
 
 from portal import grants, networks
 from portal.fields import Invalid
+from portal.store import Store
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -57,6 +59,31 @@ def test_terms_that_change_get_the_next_number_and_others_keep_theirs(db: Connec
     assert networks.edit(db, linde.id, terms="Be kind.\r\n").terms_version == 2
     assert networks.edit(db, linde.id, name="Linde am See").terms_version == 2
     assert networks.edit(db, linde.id, terms="Be kind, and share.").terms_version == 3
+
+
+def test_the_words_of_every_version_are_kept(db: Connection, linde: networks.Network) -> None:
+    for terms in ("Be kind.", "Be kind.", "", "Be kind."):
+        networks.edit(db, linde.id, terms=terms, name="Linde am See")
+    found = [networks.wording(db, linde.id, version) for version in range(6)]
+    assert [wording and wording.terms for wording in found] == [None, "", "Be kind.", "", "Be kind.", None]
+    assert [wording is not None and wording.replaced_at is not None for wording in found] == [
+        False, True, True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_of_two_changes_at_once_neither_loses_the_others_words(store: Store) -> None:
+    with store.transaction() as db:
+        network = networks.add(db, "linde", "Linde", NOW)
+
+    def change(terms: str) -> None:
+        with store.transaction() as db:
+            networks.edit(db, network.id, terms=terms)
+            gevent.sleep(0.05)
+
+    gevent.joinall([gevent.spawn(change, terms) for terms in ("Be kind.", "Be quiet.")], raise_error=True)
+    with store.read() as db:
+        kept = [networks.wording(db, network.id, version) for version in (1, 2, 3)]
+    assert {wording and wording.terms for wording in kept} == {"", "Be kind.", "Be quiet."}
 
 
 def test_an_edit_changes_what_it_names_and_nothing_else(db: Connection, linde: networks.Network) -> None:

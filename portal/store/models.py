@@ -374,6 +374,17 @@ class TermsAcceptance(Base):
     at: Mapped[datetime] = _moment()
 
 
+class PastTerms(Base):
+    """The words of a version of the terms that has been replaced; those in force stand with the network."""
+
+    __tablename__ = "past_terms"
+
+    network_id: Mapped[int] = mapped_column(ForeignKey("network.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    terms: Mapped[str]
+    replaced_at: Mapped[datetime] = _moment()
+
+
 class Session(Base):
     """A guest's time online at one gateway, from the minting of its token to its end.
 

@@ -19,8 +19,9 @@ from portal.operators import Role
 from portal.web import look
 from portal.web.desk import pages, terms
 from portal.web.desk.forms import DAYS, MEGABYTES, MINUTES, Form, measure, sentence, slug_of
-from portal.web.desk.frame import PARTS, Link, here, show, to
+from portal.web.desk.frame import PARTS, Link, clock_of, here, show, to
 from portal.web.guards import Route, Visit, Who
+from portal.web.guest.words import default_terms
 from portal.web.languages import LANGUAGES
 
 MEGABYTE: Final = 10**6
@@ -145,6 +146,26 @@ def splash(visit: Visit) -> Response:
         except Invalid as error:
             form.refuse(error)
     return _network_form(visit, form, 400)
+
+
+def wording(visit: Visit, version: int) -> Response:
+    """What guests accepted with one version of the terms."""
+    with visit.portal.store.read("operators", caller="desk terms") as db:
+        found = networks.wording(db, visit.here.id, version)
+    if found is None:
+        abort(404)
+    in_force = found.replaced_at is None
+    own = [line for line in found.terms.splitlines() if line.strip()]
+    return show(
+        visit,
+        "wording.html",
+        "splash",
+        version=version,
+        told="in force" if found.replaced_at is None else f"replaced {clock_of(visit).when(found.replaced_at)}",
+        state="on" if in_force else "done",
+        lines=own or default_terms(),
+        general=not own,
+    )
 
 
 def _read_look(form: Form) -> None:
@@ -384,6 +405,7 @@ ROUTES = (
     Route("/desk/", every, Who.OPERATOR, "networks"),
     Route("/desk/new-network", create, Who.HEAD, "network_new", posts=True),
     Route("/desk/networks/<slug>/splash", splash, Who.MANAGER, "splash", posts=True),
+    Route("/desk/networks/<slug>/terms/<int:version>", wording, Who.DESK, "wording"),
     Route("/desk/networks/<slug>/plans", plans, Who.DESK, "plans"),
     Route("/desk/networks/<slug>/plans/new", plan_new, Who.MANAGER, "plan_new", posts=True),
     Route("/desk/networks/<slug>/plans/<int:plan_id>", plan_edit, Who.MANAGER, "plan_edit", posts=True),

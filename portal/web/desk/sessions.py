@@ -365,7 +365,9 @@ def _facts(visit: Visit, past: Past, grant: Grant, guest: str, is_code: bool, cl
     found.append(Fact("Gateway", past.gateway, href=here(visit, "gateway", gateway_id=past.gateway_id)))
     found.append(Fact("Online for", span(past.used_seconds)))
     if past.terms_version is not None and past.terms_at is not None:
-        found.append(Fact("Terms", f"version {past.terms_version}, {clock.when(past.terms_at)}"))
+        version = past.terms_version
+        words = here(visit, "wording", version=version)
+        found.append(Fact("Terms", f"version {version}, {clock.when(past.terms_at)}", href=words))
     if past.reported_at is not None:
         found.append(Fact("Last report", clock.seconds(past.reported_at)))
     return found

@@ -80,7 +80,7 @@ def _rows(db: Connection, table: str, network_id: int) -> list[Any]:
 @pytest.fixture
 def town(office: Office, cafe: Cafe) -> Town:
     with office.store.transaction("operators") as db:
-        home = networks.edit(db, cafe.network_id, name=f"Café {CANARY}", support=f"{CANARY} line")
+        home = networks.edit(db, cafe.network_id, name=f"Café {CANARY}", support=f"{CANARY} line", terms=CANARY)
         other = networks.add(db, "other", "Other", office.now())
         plan = networks.add_plan(db, home.id, networks.terms(f"{CANARY} plan", megabytes=500), office.now())
         networks.add_plan(db, other.id, networks.terms("Plain", minutes=60), office.now())
@@ -97,6 +97,7 @@ def town(office: Office, cafe: Cafe) -> Town:
     helper = office.operator(f"{CANARY}@helper.example", Role.DESK, home)
     ids = {
         "network": home.id,
+        "version": home.terms_version,
         "plan_id": plan.id,
         "batch_id": batch.id,
         "voucher_id": voucher.id,

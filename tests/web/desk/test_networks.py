@@ -130,6 +130,20 @@ def test_a_change_of_the_terms_makes_the_next_version_and_nothing_else_does(offi
     assert found(office).support == ""
 
 
+@pytest.mark.usefixtures("linde")
+def test_what_a_guest_accepted_can_be_read_after_it_was_replaced(office: Office, ana: Browser) -> None:
+    form = {"name": "Hotel Linde", **PLACE, "vouchers": "yes", "click_plan": ""}
+    for terms in ("Be kind.\n\nBe <b>quiet</b>.", "Be kind."):
+        ana.fills_in(f"{HOME}/splash", {**form, "terms": terms})
+    last = found(office).terms_version
+    assert f"Version {last} in force Be kind." in ana.opens(f"{HOME}/terms/{last}")
+    page = ana.opens(f"{HOME}/terms/{last - 1}")
+    assert f"Version {last - 1} replaced " in page
+    assert "Be kind. Be <b>quiet</b>." in page
+    assert "had no terms of its own" in ana.opens(f"{HOME}/terms/1")
+    assert ana.gets(f"{HOME}/terms/{last + 1}").status == 404
+
+
 def test_a_time_zone_by_a_name_that_is_not_offered_stays_the_chosen_one(office: Office, ana: Browser) -> None:
     office.network("etc", "At sea", time_zone="Etc/GMT+3")
     assert '<option value="Etc/GMT+3" selected>' in ana.opens("/desk/networks/etc/splash").html
