@@ -124,9 +124,11 @@ def test_the_ratios_compare_medians() -> None:
         one = Figures(256, rate=list(rate), server=[0.1], postgres=[0.1])
         return {"close": one, "keep": one}
 
-    told = ratios({"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)})
+    rows = {"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)}
+    told = ratios(rows, Figures(1024, rate=[60, 70, 20]), Figures(256, rate=[100, 200, 25]))
     found = {what: value for what, value, _ in told}
-    assert found["against a bare answer on our own server"] == "50%"
+    assert found["against a bare answer on our own server, in turns"] == "60%"
+    assert found["the least and the most of a turn"] == "35% to 80%"
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
 
 
