@@ -273,14 +273,22 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
-def told_delays(port: int) -> dict[str, float]:
-    """How soon the product's loop answered its own watchdog, which asks twenty times a second: the share, in per cent,
-    within so many ms."""
+def delays(port: int) -> dict[str, float]:
+    """How often the product's loop has answered its own watchdog, which asks twenty times a second, within so many
+    seconds."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    buckets = dict(re.findall(r'^gatepost_loop_delay_seconds_bucket\{le="([^"]+)"\} (\S+)', text, re.M))
-    every = float(buckets["+Inf"])
-    return {f"{1000 * float(within):g} ms": 100 * float(buckets[within]) / every for within in ("0.01", "0.05", "0.1")}
+    found = re.findall(r'^gatepost_loop_delay_seconds_bucket\{le="([^"]+)"\} (\S+)', text, re.M)
+    return {within: float(number) for within, number in found}
+
+
+def shares(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Between two looks at `delays`, the share of answers, in per cent, within so many ms."""
+    every = after["+Inf"] - before["+Inf"]
+    return {
+        f"{1000 * float(within):g} ms": 100 * (after[within] - before[within]) / every
+        for within in ("0.01", "0.05", "0.1")
+    }
 
 
 def main() -> int:
@@ -340,9 +348,10 @@ def main() -> int:
                         "PostgreSQL's": figures.postgres[0], "MiB": figures.memory[0],
                     }  # fmt: skip
             more["at 500/s, ms"] = bench.paced(port, 500, 3 if options.quick else 15)
+            before = delays(port)
             pages = bench.waits(port, 1 if options.quick else 3)
             more["longest wait of a poll under any page, ms"] = max(one.longest for one in pages.values())
-            more["the loop answered its watchdog, % within"] = told_delays(port)
+            more["under these pages the loop answered its watchdog, % within"] = shares(before, delays(port))
             more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
         more["pgbench, session row alone, tps"] = bench.pgbench(3 if options.quick else 8)
     facts = run.facts()
