@@ -416,7 +416,9 @@ class Ledger:
 
     def learn(self, token_hash: str, facts: Facts) -> None:
         """Remember facts that a commit elsewhere (an activation, an ending) has made."""
-        self._know(token_hash, (facts.session_id, *facts))
+        known = self._known.get(token_hash)
+        # A repeated token's facts may be those of another session, which owns its list entry; the id is its own.
+        self._know(token_hash, (facts.session_id if known is None else known[0], *facts))
 
     def owner(self, entry: Entry) -> str | None:
         """The token (its hash) that was online on this list entry by the last commit, or None. Memory only."""

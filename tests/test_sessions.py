@@ -580,6 +580,20 @@ class TestCounterLines:
         down, up = cafe.used(second)
         assert (down, up) == (1400, 0)
 
+    def test_an_old_token_that_is_repeated_past_the_end_of_the_new_ones_session_is_refused_each_time(
+        self, cafe: Cafe
+    ) -> None:
+        first, second = cafe.grant(bytes=1000), cafe.grant(bytes=500)
+        phone = cafe.phone(1, cafe.new_router("gw-ap", dialect="apfree", swapped=True))
+        old = phone.signs_in(first)
+        phone.logs_in()
+        assert phone.polls(1000).reason is Reason.DATA_OVER
+        phone.signs_in(second)
+        assert phone.logs_in(token=old).answer is ALLOW
+        for _ in range(3):
+            answer = phone.polls(1600, token=old)
+            assert (answer.answer, answer.reason) == (DENY, Reason.DATA_OVER)
+
 
 class TestUpkeep:
     def test_what_is_booked_by_the_hour_is_what_was_charged_and_only_once(self, cafe: Cafe) -> None:
