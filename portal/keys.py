@@ -37,8 +37,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 FILE_NAME = "keys"
 FILE_VERSION = 1
 
-_TOKEN = re.compile("[a-z2-7]{40}")
 _TOKEN_LENGTH = 40
+_TOKEN = re.compile(f"[a-z2-7]{{{_TOKEN_LENGTH}}}")
 # int() reads base 32 in C, six times as fast as base64.b32decode, which is written in Python; only the digits differ.
 _DIGITS = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
 _TOKEN_RANDOM = 16

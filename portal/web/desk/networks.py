@@ -154,15 +154,17 @@ def wording(visit: Visit, version: int) -> Response:
         found = networks.wording(db, visit.here.id, version)
     if found is None:
         abort(404)
-    in_force = found.replaced_at is None
+    told, state = "in force", "on"
+    if found.replaced_at is not None:
+        told, state = f"replaced {clock_of(visit).when(found.replaced_at)}", "done"
     own = [line for line in found.terms.splitlines() if line.strip()]
     return show(
         visit,
         "wording.html",
         "splash",
         version=version,
-        told="in force" if found.replaced_at is None else f"replaced {clock_of(visit).when(found.replaced_at)}",
-        state="on" if in_force else "done",
+        told=told,
+        state=state,
         lines=own or default_terms(),
         general=not own,
     )
