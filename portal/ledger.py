@@ -151,9 +151,13 @@ LOCK = sql(
 WRITE = sql(
     "ledger.write",
     f"""
-    WITH report AS MATERIALIZED (
+    WITH report AS (
         SELECT r.mac, r.ip, r.gateway_id, r.down, r.up, r.logout, r.every,
-               s.id AS named_id, o.id AS owner_id, o.grant_id, o.state, o.reported_at, o.active_at,
+               s.id AS named_id, COALESCE(o.id, s.id) AS owner_id,
+               CASE WHEN o.id IS NULL THEN s.grant_id ELSE o.grant_id END AS grant_id,
+               CASE WHEN o.id IS NULL THEN s.state ELSE o.state END AS state,
+               CASE WHEN o.id IS NULL THEN s.reported_at ELSE o.reported_at END AS reported_at,
+               CASE WHEN o.id IS NULL THEN s.active_at ELSE o.active_at END AS active_at,
                l.id AS line_id, l.down AS line_down, l.up AS line_up, l.held_down, l.held_up,
                l.at < h.restarted_at OR now() - l.at > (3 * r.every + 60) * INTERVAL '1 second' AS armed,
                -- A transaction that began later may have written before: its moment lies ahead of ours.
@@ -168,7 +172,8 @@ WRITE = sql(
            AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
           LEFT JOIN counter_line l
             ON l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
-          JOIN session o ON o.id = COALESCE(l.session_id, s.id)
+          -- Its owner, if that is another one: null for nearly every report, and then the index is not even asked.
+          LEFT JOIN session o ON o.id = CASE WHEN l.session_id <> s.id THEN l.session_id END
           LEFT JOIN heartbeat h ON h.gateway_id = r.gateway_id
          WHERE s.activated_at IS NOT NULL OR l.id IS NOT NULL
     ),
@@ -267,23 +272,23 @@ WRITE = sql(
           FROM total
          GROUP BY grant_id
     ),
-    spent_period AS (
-        INSERT INTO grant_period AS u (grant_id, starts, used_seconds, used_down, used_up)
-        SELECT g.id, CAST(date_trunc(g.period, now() AT TIME ZONE g.time_zone) AS date), t.seconds, t.down, t.up
+    spent_grant AS (
+        UPDATE "grant" g
+           SET used_down = g.used_down + t.down,
+               used_up = g.used_up + t.up,
+               used_seconds = g.used_seconds + t.seconds
           FROM by_grant t
-          JOIN "grant" g ON g.id = t.grant_id
-         WHERE g.period IS NOT NULL
-            ON CONFLICT (grant_id, starts) DO UPDATE
-           SET used_seconds = u.used_seconds + EXCLUDED.used_seconds,
-               used_down = u.used_down + EXCLUDED.used_down,
-               used_up = u.used_up + EXCLUDED.used_up
+         WHERE g.id = t.grant_id
+        RETURNING g.id, g.period, g.time_zone, t.seconds, t.down, t.up
     )
-    UPDATE "grant" g
-       SET used_down = g.used_down + t.down,
-           used_up = g.used_up + t.up,
-           used_seconds = g.used_seconds + t.seconds
-      FROM by_grant t
-     WHERE g.id = t.grant_id
+    INSERT INTO grant_period AS u (grant_id, starts, used_seconds, used_down, used_up)
+    SELECT id, CAST(date_trunc(period, now() AT TIME ZONE time_zone) AS date), seconds, down, up
+      FROM spent_grant
+     WHERE period IS NOT NULL
+        ON CONFLICT (grant_id, starts) DO UPDATE
+       SET used_seconds = u.used_seconds + EXCLUDED.used_seconds,
+           used_down = u.used_down + EXCLUDED.used_down,
+           used_up = u.used_up + EXCLUDED.used_up
     """,
 )
 
@@ -310,18 +315,23 @@ FACTS_JOINS = """
 READ = sql(
     "ledger.read",
     f"""
-    SELECT CASE WHEN r.n = 1 THEN now() END, r.n, s.id AS named_id, {FACTS_COLUMNS}
+    SELECT CASE WHEN r.n = 1 THEN now() END, r.n, CASE WHEN r.repeats THEN {SESSION_ID} ELSE d.id END AS named_id,
+           {FACTS_COLUMNS}
       FROM unnest(CAST(%(session)s AS bigint[]), CAST(%(token)s AS text[]), CAST(%(gateway)s AS bigint[]),
                   CAST(%(mac)s AS text[]), CAST(%(ip)s AS text[]), CAST(%(repeats)s AS bool[]))
            WITH ORDINALITY AS r (session_id, token, gateway_id, mac, ip, repeats, n)
-      JOIN {NAMED_SESSION}
-      LEFT JOIN counter_line l
-        -- Null for nearly every report: then the index is not even asked.
-        ON l.gateway_id = CASE WHEN r.repeats AND s.state = 'ended' AND s.gateway_id = r.gateway_id
-                               THEN r.gateway_id END
-       AND l.mac = r.mac AND l.ip = r.ip AND l.current
-      LEFT JOIN session o ON o.id = l.session_id AND o.state = 'active'
-      JOIN session d ON d.id = COALESCE(o.id, s.id)
+      -- A token that a gateway only repeats speaks for the session that owns the list entry now.
+      JOIN session d
+        ON d.id = CASE WHEN NOT r.repeats THEN {SESSION_ID} ELSE (
+               SELECT COALESCE(o.id, s.id)
+                 FROM session s
+                 LEFT JOIN counter_line l
+                   ON s.state = 'ended' AND s.gateway_id = r.gateway_id
+                  AND l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
+                 LEFT JOIN session o ON o.id = l.session_id AND o.state = 'active'
+                WHERE s.id = {SESSION_ID} AND s.token_hash = decode(r.token, 'hex')
+           ) END
+       AND (r.repeats OR d.token_hash = decode(r.token, 'hex'))
       {FACTS_JOINS}
     """,
 )
