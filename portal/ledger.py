@@ -428,7 +428,7 @@ class Ledger:
         """Remember facts that a commit elsewhere (an activation, an ending) has made."""
         known = self._known.get(token_hash)
         # A repeated token's facts may be those of another session, which owns its list entry; the id is its own.
-        self._know(token_hash, (facts.session_id if known is None else known[0], *facts))
+        self._known[token_hash] = (facts.session_id if known is None else known[0], *facts)
 
     def owner(self, entry: Entry) -> str | None:
         """The token (its hash) that was online on this list entry by the last commit, or None. Memory only."""
@@ -538,13 +538,6 @@ class Ledger:
                 log.warning("the database answers again", extra={"waiting": self.waiting})
             self.broken = False
 
-    def _know(self, token_hash: str, known: tuple[Any, ...]) -> None:
-        """Remember what is `known` of a token, the id of its session first."""
-        self._known.pop(token_hash, None)
-        self._known[token_hash] = known
-        if len(self._known) > self._lid:
-            del self._known[next(iter(self._known))]
-
     def _own(self, entry: Entry, facts: Facts) -> None:
         """Remember whether the token of this report is the one that is online on its list entry."""
         key = (entry.gateway_id, entry.mac, entry.ip)
@@ -631,11 +624,14 @@ class Ledger:
             rows = cursor.fetchall()
         for row in rows:
             slot = slots[row[1] - 1]
-            slot.facts = Facts._make(row[3:])
-            self._know(slot.entry.token_hash, row[2:])
-            self._own(slot.entry, slot.facts)
+            slot.facts = facts = Facts._make(row[3:])
+            self._known[slot.entry.token_hash] = row[2:]
+            self._own(slot.entry, facts)
             if row[0] is not None:
                 self._store.clock.observe(row[0], sent, sent)
+        # In the order in which they were first heard of: who is still online is known again by his next report.
+        while len(self._known) > self._lid:
+            del self._known[next(iter(self._known))]
         at = self._store.clock.now()
         for slot in slots:
             slot.at = at

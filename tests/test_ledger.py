@@ -155,6 +155,19 @@ def test_reports_that_are_answered_are_not_kept_but_for_the_last_batch(cafe: Caf
     assert len([slot for slot in slots if (slot.entry.down or 0) in range(770_000, 770_005)]) <= 1
 
 
+def test_of_more_tokens_than_the_lid_those_known_longest_are_forgotten_and_known_again(cafe: Cafe) -> None:
+    phones = [cafe.phone(number) for number in (1, 2, 3)]
+    with at_leisure(cafe):
+        for phone in phones:
+            assert phone.comes_online(cafe.grant()).answer is Answer.ALLOW
+        cafe.ledger._lid = 2
+        for phone in phones:
+            for total in (1000, 2000):
+                assert phone.polls(total, total).answer is Answer.ALLOW
+                assert len(cafe.ledger._known) <= 2
+            assert cafe.ledger.knows(cafe.keyring.token_name(phone.token))
+
+
 def test_a_line_beyond_all_measure_charges_what_was_reported(cafe: Cafe) -> None:
     phone = cafe.phone(router=cafe.new_router("gw-2", link_bytes_per_second=10**16))
     with at_leisure(cafe):
