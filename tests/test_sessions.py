@@ -233,6 +233,24 @@ def test_sixteen_devices_race_for_one_code_and_one_wins(cafe: Cafe) -> None:
     assert cafe.one("SELECT count(*) FROM session WHERE state = 'active'") == (1,)
 
 
+def test_two_sign_ins_of_one_device_shown_at_two_gateways_at_once_leave_the_later_one_online(cafe: Cafe) -> None:
+    first, second = cafe.phone(), cafe.phone(1, cafe.new_router("gw-2"))
+    for phone in (first, second):
+        phone.signs_in(cafe.grant())
+    token_hash = cafe.keyring.token_hash(first.token)
+    with cafe.store.transaction() as db:
+        judged = sessions.activate(db, first.router, first.mac, first.ip, token_hash)
+        assert judged is not None
+        assert judged[0].answer is ALLOW
+        login = gevent.spawn(second.logs_in)
+        with gevent.Timeout(5):
+            while cafe.one("SELECT count(*) FROM pg_locks WHERE NOT granted") == (0,):
+                gevent.sleep(0.001)
+    assert login.get(timeout=10).answer is ALLOW
+    assert cafe.session_of(first.token).end_reason == "superseded"
+    assert cafe.session_of(second.token).state == "active"
+
+
 def test_a_kick_is_obeyed_at_the_next_poll_and_the_last_bytes_are_charged(cafe: Cafe) -> None:
     grant = cafe.grant()
     phone = cafe.phone()

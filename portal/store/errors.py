@@ -29,7 +29,8 @@ class Refused(Unavailable):
 
 
 class Conflict(Unavailable):
-    """Another transaction held the rows (lock time-out, deadlock, serialization): worth another try."""
+    """Another transaction held the rows (lock time-out, deadlock, serialization), or made one first that two make at
+    once (see `_FIRST_COME`): worth another try."""
 
 
 _CONFLICTS = (
@@ -37,6 +38,10 @@ _CONFLICTS = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
 )
+# Unique indexes that keep two apart who had nothing in common to lock: the second finds, when it looks again, what the
+# first has committed. Two sign-ins of one station, shown at two gateways at the same moment, have two sessions and two
+# grants, and neither sees the other active.
+_FIRST_COME = frozenset({"session_station_key"})
 # Besides OperationalError: a standby that was promoted elsewhere, a disk that is full, an administrator's shutdown.
 _UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
 _UNAVAILABLE_STATES = ("25006", "25P03")
@@ -47,6 +52,8 @@ def sort(error: BaseException | None) -> Unavailable | None:
     if not isinstance(error, psycopg2.Error):
         return None
     if isinstance(error, _CONFLICTS):
+        return Conflict(_said(error))
+    if isinstance(error, errors.UniqueViolation) and error.diag.constraint_name in _FIRST_COME:
         return Conflict(_said(error))
     if isinstance(error, errors.QueryCanceled):
         return DeadlineExceeded(_said(error))
