@@ -67,6 +67,7 @@ class Jobs:
     def __init__(self, on_lost: Callable[[str], None]) -> None:
         self.loops: dict[str, Loop] = {}
         self._on_lost = on_lost
+        self._stopping = False
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def keep(self, name: str, work: Callable[[], None]) -> None:
@@ -89,12 +90,21 @@ class Jobs:
 
     def _start(self, loop: Loop, once: Callable[[], float]) -> Loop:
         self.loops[loop.name] = loop
-        greenlet = gevent.spawn(self._supervise, loop, once)
+        greenlet = gevent.spawn(self._live, loop, once)
         greenlet.name = f"loop {loop.name}"
         self._greenlets.append(greenlet)
         return loop
 
+    def _live(self, loop: Loop, once: Callable[[], float]) -> None:
+        try:
+            self._supervise(loop, once)
+        finally:
+            # However it came to its end: given up on, or by what is neither a failure nor our own doing.
+            if not self._stopping:
+                self._on_lost(loop.name)
+
     def _supervise(self, loop: Loop, once: Callable[[], float]) -> None:
+        """Work and rest. Returns when the loop is given up on."""
         away = 0
         while True:
             loop.began = time.monotonic()
@@ -106,12 +116,12 @@ class Jobs:
                 away = 1 if time.monotonic() - loop.began > WELL_AFTER_S else away + 1
                 log.info("background work waits for the database", extra={"loop": loop.name, "error": str(error)})
                 rest = _pause(away, LONGEST_PAUSE_S / 6)
-            except Exception:
+            # A time-out that nobody expected is no Exception, and a failure all the same.
+            except (Exception, gevent.Timeout):
                 loop.failures += 1
                 loop.in_a_row = loop.failing + 1
                 log.exception("background work failed", extra={"loop": loop.name, "in_a_row": loop.in_a_row})
                 if loop.in_a_row >= LOST_AFTER:
-                    self._on_lost(loop.name)
                     return
                 rest = _pause(loop.in_a_row, LONGEST_PAUSE_S)
             else:
@@ -122,6 +132,7 @@ class Jobs:
 
     def stop(self) -> None:
         """End all loops, wherever they are."""
+        self._stopping = True
         gevent.killall(self._greenlets)
 
 

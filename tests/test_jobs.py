@@ -47,6 +47,41 @@ def test_a_loop_that_keeps_failing_is_reported_as_lost(monkeypatch: pytest.Monke
     assert lost.wait(5)
 
 
+def test_an_unexpected_time_out_is_a_failure_like_any_other() -> None:
+    done, tries = Event(), []
+
+    def work() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise gevent.Timeout(1)
+        done.set()
+
+    running = Jobs(on_lost=[].append)
+    loop = running.every("sweeping", 60, work)
+    assert done.wait(5)
+    gevent.sleep(0)
+    running.stop()
+    assert (loop.failures, loop.runs) == (1, 1)
+
+
+def test_a_loop_that_ends_in_any_other_way_is_reported_as_lost_and_one_that_is_stopped_is_not() -> None:
+    lost: list[str] = []
+    running, begun = Jobs(on_lost=lost.append), Event()
+
+    def leave() -> None:
+        raise gevent.GreenletExit
+
+    def wait() -> None:
+        begun.set()
+        Event().wait()
+
+    running.keep("leaving", leave)
+    running.keep("waiting", wait)
+    assert begun.wait(5)
+    running.stop()
+    assert lost == ["leaving"]
+
+
 def test_endless_work_that_went_on_for_long_is_not_failing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "WELL_AFTER_S", 0.02)
     monkeypatch.setattr(jobs, "LOST_AFTER", 3)
