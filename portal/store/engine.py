@@ -239,7 +239,7 @@ class Store:
             borrowed = chosen.engine.raw_connection()
             connection = borrowed.driver_connection
             assert isinstance(connection, psycopg2.extensions.connection)
-            sound = False
+            usable = True
             try:
                 connection.autocommit = True
                 with connection.cursor(cursor_factory=chosen.cursor_factory) as cursor:
@@ -248,24 +248,24 @@ class Store:
                             cursor.execute(statement.prepare)
                             borrowed.info[statement] = True
                     yield cursor
-                sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
-                if not sound:
-                    raise RuntimeError("a batch must not leave its transaction open")
             except psycopg2.Error as error:
                 if (error.pgcode or "").startswith(_STATEMENT_CLASSES):
+                    usable = False
                     raise Unavailable(f"a prepared statement has become invalid ({error.pgcode})") from error
-                sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
                 raise
-            except Exception:
-                sound = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+            except (gevent.Timeout, gevent.GreenletExit):
+                usable = False
                 raise
             finally:
-                if sound:
+                idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+                if usable and idle:
                     connection.autocommit = False
                 else:
                     chosen.discarded += 1
                     borrowed.invalidate()
                 borrowed.close()
+            if not idle:
+                raise RuntimeError("a batch must not leave its transaction open")
 
     def run(
         self, work: Callable[[Connection], Result], pool: str = "guests", *, caller: str = "", attempts: int = 3
