@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import gevent
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 
-from portal import access, grants, sessions
+from portal import access, gateways, grants, sessions, wifidog
+from portal.gateways import GatewayFacts, Ping, Trust
 from portal.keys import Keyring
 from portal.ledger import Ledger
 from portal.sessions import Sessions
@@ -148,26 +149,26 @@ class Cafe:
             return sessions.end_silent(db, self.store.database_now(), since, most)
 
     def heartbeat(self, uptime: int, *, router: Router | None = None) -> None:
-        """A ping of the router, as networks.heartbeat keeps it."""
+        """A ping of the router, which has been up for so many seconds."""
         router = router or self.router
+        ping = Ping(wifidog.parse_ping(f"gw_id={router.gw_id}&wifidog_uptime={uptime}".encode()), "198.51.100.7", "")
+        facts = GatewayFacts(
+            id=router.id,
+            network_id=router.network_id,
+            gw_id=router.gw_id,
+            device_id="",
+            state="adopted",
+            dialect=router.dialect,
+            swapped=router.swapped,
+            address=None,
+            port=2060,
+            interval_seconds=router.interval_seconds,
+            link_bytes_per_second=router.link_bytes_per_second,
+            keys=(),
+            keyed=False,
+        )
         with self.store.transaction() as db:
-            now = self.store.database_now()
-            beat = models.Heartbeat.__table__
-            last = db.execute(named("test.beat", select(beat).where(beat.c.gateway_id == router.id))).first()
-            if last is None:
-                db.execute(
-                    named(
-                        "test.beat",
-                        insert(beat).values(gateway_id=router.id, at=now, steady_since=now, wifidog_uptime=uptime),
-                    )
-                )
-                return
-            values: dict[str, Any] = {"at": now, "wifidog_uptime": uptime}
-            if uptime < last.wifidog_uptime:
-                values["restarted_at"] = now
-            if now - last.at > access.silence(router.interval_seconds):
-                values["steady_since"] = now
-            db.execute(named("test.beat", update(beat).where(beat.c.gateway_id == router.id).values(values)))
+            gateways.heartbeats(db, [(facts, Trust.ADOPTED, ping)], self.store.database_now())
 
 
 class Phone:
