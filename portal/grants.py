@@ -16,8 +16,8 @@ from portal.access import Allowance, Reason, allowance, exhausted
 from portal.store import sql
 
 
-class Terms(Protocol):
-    """What a grant copies from a plan."""
+class Plan(Protocol):
+    """What names a plan here (networks.Plan, or its row). Its terms never pass through: the database copies them."""
 
     @property
     def id(self) -> int: ...
@@ -141,7 +141,7 @@ LATEST_CLICK = sql(
 
 
 def make(
-    db: Connection, plan: Terms, kind: str, now: datetime, *, click_mac: str | None = None, count: int = 1
+    db: Connection, plan: Plan, kind: str, now: datetime, *, click_mac: str | None = None, count: int = 1
 ) -> list[int]:
     """Make `count` grants of `plan`'s terms as they stand; their ids. Nothing is spent until one is activated."""
     rows = db.execute(MAKE, {"plan_id": plan.id, "kind": kind, "now": now, "click_mac": click_mac, "count": count})
@@ -158,7 +158,7 @@ def revoke(db: Connection, grant_ids: Sequence[int], now: datetime) -> int:
     return db.execute(REVOKE, {"grant_ids": list(grant_ids), "now": now}).rowcount
 
 
-def for_click(db: Connection, plan: Terms, cooldown_seconds: int | None, mac: str, now: datetime) -> Grant:
+def for_click(db: Connection, plan: Plan, cooldown_seconds: int | None, mac: str, now: datetime) -> Grant:
     """The grant of a click: the station's last one while something is left of it, else a new one.
 
     With `cooldown_seconds` the next one is refused until so long after the last began. Two clicks at once make one
