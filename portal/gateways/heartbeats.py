@@ -190,6 +190,9 @@ def heartbeats(db: Connection, heard: Sequence[tuple[GatewayFacts, Trust, Ping]]
 
     A gateway that has shown a key and did not this time is left as it was, but for the note that the key was missing:
     its uptime decides how counters are read, and its silence raises an alarm.
+
+    Each statement takes its rows by id, but there are several: two processes that hear the same gateways with and
+    without their keys may wait for each other. Then one of them hears Conflict, and may try again.
     """
     for worth in (Trust.ADOPTED, Trust.KEYED):
         last = {facts.id: (facts, trust, ping) for facts, trust, ping in heard if trust is worth}
