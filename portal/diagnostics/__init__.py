@@ -158,7 +158,8 @@ class Diagnostics:
 def greenlets() -> Counter[tuple[str, ...]]:
     """Where all greenlets of this process are, innermost place first; how many are at the same.
 
-    Looks at every object there is, which takes some tens of milliseconds: for when something is wrong.
+    Looks at every object that the collector knows, which takes some tens of milliseconds: for when something is wrong.
+    What was there at a gc.freeze() is not among them, so whoever calls that does it before the loops begin.
     """
     found: Counter[tuple[str, ...]] = Counter()
     for thing in gc.get_objects():
