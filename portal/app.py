@@ -16,7 +16,7 @@ from flask import Flask
 from portal import upkeep
 from portal.config import Settings
 from portal.diagnostics import Diagnostics
-from portal.frontdoor import CALLER, FrontDoor, Limit, Raw, Rules
+from portal.frontdoor import CALLER, FrontDoor, Limit, Raw, Reason, Rules
 from portal.gateways import Gateways, roll_call
 from portal.jobs import Jobs, leased
 from portal.keys import Keyring
@@ -273,8 +273,8 @@ class Server:
             ),
             Reading(
                 "gatepost_refused", "Requests refused by the door",
-                lambda: [((str(getattr(k, "value", k)),), v) for k, v in door.refused.items()], ("reason",),
-                counter=True,
+                # Every reason from the beginning: an increase is seen only between two figures.
+                lambda: [((reason.value,), door.refused[reason]) for reason in Reason], ("reason",), counter=True,
             ),
             Reading(
                 "gatepost_pool_held", "Database connections in use",

@@ -1,12 +1,18 @@
-"""What an operator sees of a live server: its signals and its figures."""
+"""What an operator sees of a live server: its signals, its figures and its database's."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
 
+from portal.frontdoor import Reason
 from tests.rig.conftest import Venue
+
+MONITORING = Path(__file__).parents[2] / "docs/monitoring"
 
 
 def test_a_signal_tells_where_every_loop_waits(venue_on: Callable[..., Venue]) -> None:
@@ -20,4 +26,17 @@ def test_a_signal_tells_where_every_loop_waits(venue_on: Callable[..., Venue]) -
         r"Jobs\._supervise",
     ):
         live.prints(rf"greenlets.*{place}")
+    assert live.stop() == 0
+
+
+def test_what_alerts_count_is_there_before_the_first_time(venue_on: Callable[..., Venue]) -> None:
+    live = venue_on().live
+    with urlopen(f"{live.url}/metrics", timeout=5) as answer:
+        shown = answer.read().decode()
+    counted = set(re.findall(r"increase\((\w+)", (MONITORING / "alerts.yml").read_text()))
+    assert "gatepost_refused_total" in counted
+    for name in counted:
+        assert re.search(rf"^{name}[{{ ]", shown, re.MULTILINE), f"{name} has no figure, so its first burst is not seen"
+    for reason in Reason:
+        assert f'gatepost_refused_total{{reason="{reason.value}"}} 0.0\n' in shown
     assert live.stop() == 0
