@@ -79,6 +79,8 @@ class Server:
         )
         self.sessions = Sessions(self.store, self.ledger, self.keyring, restored_at)
         self.offload = Offload()
+        # A thread for one writer: it neither waits behind passwords nor hears that there are too many.
+        self._files = Offload(running=1, waiting=0)
         self.diagnostics = Diagnostics(
             settings.state / "profiles", delay=self.metrics.loop_delay_seconds.observe, more=self._log_holders
         )
@@ -130,17 +132,20 @@ class Server:
         """This process's metrics, or those of all workers: a scrape reaches any of them."""
         if not self._worker:
             return self.metrics.exposition()
-        self._publish()
         fresh = time.time() - 3 * PUBLISH_SECONDS
         parts = {path.stem: path.read_text() for path in self._published.glob("*.prom") if path.stat().st_mtime > fresh}
-        return merged(parts).encode()
+        return merged(parts | {str(self._worker): self.metrics.exposition().decode()}).encode()
 
     def _publish(self) -> None:
-        """Leave this worker's metrics where the others find them."""
+        """Leave this worker's metrics where the others find them. Read in the loop, where they change; written outside,
+        since a disk that is busy elsewhere takes a tenth of a second for a rename."""
+        self._files.run(self._write, self.metrics.exposition())
+
+    def _write(self, exposition: bytes) -> None:
         self._published.mkdir(parents=True, exist_ok=True)
         path = self._published / f"{self._worker}.prom"
         new = path.with_suffix(".new")
-        new.write_bytes(self.metrics.exposition())
+        new.write_bytes(exposition)
         new.rename(path)
 
     @property
@@ -188,6 +193,7 @@ class Server:
         self.diagnostics.stop()
         self.jobs.stop()
         self.offload.close()
+        self._files.close()
         self.store.dispose()
         if cut or unwritten:
             log.warning("stopped before all was done", extra={"connections": cut, "reports": unwritten})

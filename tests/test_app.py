@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent import monkey
 
 from portal.app import READY_SECONDS, Server
 from portal.config import Settings
@@ -45,5 +46,39 @@ def test_a_signal_lists_who_holds_a_connection_and_since_when(
                 gevent.sleep(0.01)
         assert (told[0].pool, told[0].caller) == ("operators", "GET /desk/")
         assert told[0].seconds >= 0.05
+    finally:
+        server.stop()
+
+
+def test_the_loop_goes_on_while_a_slow_disk_takes_the_metrics_of_a_worker(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, sleep = Path.rename, monkey.get_original("time", "sleep")
+
+    def slowly(path: Path, target: Path) -> Path:
+        sleep(0.5)
+        return rename(path, target)
+
+    server = Server(Settings(state_dir=str(tmp_path)), database_url, listen("127.0.0.1", 0), worker=3)
+    monkeypatch.setattr(Path, "rename", slowly)
+    try:
+        writing = gevent.spawn(server._publish)
+        turns = 0
+        while not writing.ready():
+            gevent.sleep(0.01)
+            turns += 1
+        writing.get()
+        assert turns > 10
+        assert b"gatepost_sockets" in (tmp_path / "metrics/3.prom").read_bytes()
+    finally:
+        server.stop()
+
+
+def test_metrics_that_cannot_be_written_are_told(database_url: str, tmp_path: Path) -> None:
+    server = Server(Settings(state_dir=str(tmp_path)), database_url, listen("127.0.0.1", 0), worker=1)
+    try:
+        (tmp_path / "metrics").write_text("in the way")
+        with pytest.raises(FileExistsError):
+            server._publish()
     finally:
         server.stop()

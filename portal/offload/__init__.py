@@ -93,7 +93,7 @@ def in_turns(steps: Iterable[T]) -> list[T]:
 
 
 class Offload:
-    """One for a process, made after the last fork. `threads` and `children` count what is inside and was refused."""
+    """Threads of its own, made after the last fork. `threads` and `children` count what is inside and was refused."""
 
     def __init__(self, running: int = 2, waiting: int = 8) -> None:
         self.threads, self.children = _Room(running, waiting), _Room(running, waiting)
