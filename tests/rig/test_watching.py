@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
@@ -39,4 +41,18 @@ def test_what_alerts_count_is_there_before_the_first_time(venue_on: Callable[...
         assert re.search(rf"^{name}[{{ ]", shown, re.MULTILINE), f"{name} has no figure, so its first burst is not seen"
     for reason in Reason:
         assert f'gatepost_refused_total{{reason="{reason.value}"}} 0.0\n' in shown
+    assert live.stop() == 0
+
+
+def test_the_documented_command_names_the_slow_statements(venue_on: Callable[..., Venue]) -> None:
+    live = venue_on().live
+    (command,) = re.findall(r"^```sh\n(.*?)^```", (MONITORING / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    here = os.environ | {"PORTAL_STATE_DIR": str(live.state), "PORTAL_DATABASE__URL": ""}
+    there = {"env": here, "cwd": MONITORING.parents[1], "text": True, "capture_output": True, "check": False}
+    done = subprocess.run(["sh", "-c", command.replace(".venv/bin/python", sys.executable)], **there)
+    assert done.returncode == 0, done.stderr
+    heading, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert heading == ["calls", "mean ms", "max ms", "name"]
+    assert rows
+    assert all(re.fullmatch(r"[a-z_]+\.[a-z_]+", name) for *_, name in rows)
     assert live.stop() == 0
