@@ -76,8 +76,9 @@ def main(arguments: list[str]) -> int:
         number, listening, ready, leader = options.worker
         listener = socket.socket(fileno=listening)
         return _work(
-            settings, settings.database.url, listener, lambda: os.write(ready, b"."), worker=number, leader=leader
-        )
+            settings, settings.database.url, listener, lambda: os.write(ready, bytes([number])), worker=number,
+            leader=leader,
+        )  # fmt: skip
     try:
         listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
         with database(settings) as (url, postgres):
@@ -133,6 +134,9 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    asked: list[int] = []
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: asked.append(number))
     ready, tell = os.pipe()
     command = [sys.executable, sys.argv[0], *([] if file is None else ["--config", str(file)]), "--worker"]
     environment = os.environ | {"PORTAL_DATABASE__URL": url}
@@ -153,15 +157,25 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
         keeper.keep("postgres", lambda: postgres.supervise(log.error))
     workers = [start(number + 1) for number in range(settings.server.workers)]
     born = [time.monotonic()] * len(workers)
-    answering = 0
+    answering: set[int] = set()  # by number
+    welcomed = False
     while not stopped.wait(0.1):
-        if answering < len(workers) and select.select([ready], [], [], 0)[0]:
-            answering += len(os.read(ready, len(workers)))
-            if answering >= len(workers):
-                _welcome(settings, url, listener)
+        # In this order: what a dead one has said is read before it is forgotten, and not taken for its successor's.
+        dead = {place + 1 for place, worker in enumerate(workers) if worker.poll() is not None}
+        if select.select([ready], [], [], 0)[0]:
+            answering.update(os.read(ready, select.PIPE_BUF))
+        answering -= dead
+        if not welcomed and len(answering) == len(workers):
+            _welcome(settings, url, listener)
+            welcomed = True
+        while asked:
+            # Not to one that is still starting: it has no handlers yet, and would die of it.
+            passed = asked.pop(0)
+            for name in answering:
+                workers[name - 1].send_signal(passed)
         for place, worker in enumerate(workers):
             # One that dies young is not started again at once: it would only burn the processor.
-            if worker.poll() is not None and time.monotonic() - born[place] > 1:
+            if place + 1 in dead and time.monotonic() - born[place] > 1:
                 log.error("a worker ended and is started again", extra={"status": worker.returncode})
                 workers[place], born[place] = start(place + 1), time.monotonic()
     listener.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -225,7 +226,7 @@ class Server:
     def _log_holders(self) -> None:
         for holder in self.store.holders():
             facts = {"pool": holder.pool, "caller": holder.caller, "seconds": round(holder.seconds, 3)}
-            log.warning("holds a database connection", extra=facts)
+            log.warning("holds a database connection", extra={"pid": os.getpid(), **facts})
 
     def _write_heard(self) -> None:
         while True:

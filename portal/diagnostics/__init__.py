@@ -103,7 +103,7 @@ class Diagnostics:
             self._profiling = False
             pool.kill()
         moment = datetime.now(UTC)
-        picture = self._directory / f"profile-{moment:%Y%m%dT%H%M%S}.svg"
+        picture = self._directory / f"profile-{moment:%Y%m%dT%H%M%S}-{os.getpid()}.svg"
         self._directory.mkdir(parents=True, exist_ok=True)
         picture.with_suffix(".folded").write_text(flame.folded(stacks))
         title = f"{moment:%Y-%m-%d %H:%M:%S} UTC, {seconds:g} s, {sum(stacks.values())} samples"
@@ -172,7 +172,8 @@ def log_greenlets() -> None:
     """Write them into the log, one line for each place, the most crowded first."""
     found = greenlets()
     for places, count in found.most_common():
-        log.warning("greenlets", extra={"count": count, "of": found.total(), "where": " < ".join(places)})
+        facts = {"pid": os.getpid(), "count": count, "of": found.total(), "where": " < ".join(places)}
+        log.warning("greenlets", extra=facts)
 
 
 def _sample(thread: int, seconds: float) -> Counter[tuple[str, ...]]:

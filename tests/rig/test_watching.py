@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
+import gevent
+
 from portal.frontdoor import Reason
+from tests.frontdoor.wire import until
 from tests.rig.conftest import Venue
+from tests.rig.test_faults import workers_of
 
 MONITORING = Path(__file__).parents[2] / "docs/monitoring"
 
@@ -55,4 +59,28 @@ def test_the_documented_command_names_the_slow_statements(venue_on: Callable[...
     assert heading == ["calls", "mean ms", "max ms", "name"]
     assert rows
     assert all(re.fullmatch(r"[a-z_]+\.[a-z_]+", name) for *_, name in rows)
+    assert live.stop() == 0
+
+
+def test_signals_to_the_leader_reach_every_worker_that_answers_and_kill_nobody(venue_on: Callable[..., Venue]) -> None:
+    live = venue_on(server__workers="2").live
+    assert live.process is not None
+    leader = live.process.pid
+    first = workers_of(leader)
+    os.kill(leader, signal.SIGUSR1)
+    for worker in first:
+        live.prints(rf"greenlets.*pid={worker} .*Ledger\.run")
+    os.kill(first[0], signal.SIGKILL)
+    until(lambda: first[0] not in workers_of(leader) and len(workers_of(leader)) == 2, "a successor", 15)
+    (new,) = set(workers_of(leader)) - {first[1]}
+
+    def answers() -> bool:
+        assert Path(f"/proc/{new}").exists(), "one that was still starting died of the signal"
+        os.kill(leader, signal.SIGUSR1)
+        gevent.sleep(0.1)
+        return re.search(rf"greenlets.*pid={new} ", live.said()) is not None
+
+    until(answers, "the successor is asked too", 15)
+    assert set(workers_of(leader)) == {new, first[1]}
+    assert live.said().count(" ready  url=") == 1
     assert live.stop() == 0
