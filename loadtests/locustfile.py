@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
+import flask
 import gevent
 import requests
 from gevent.pool import Group
@@ -506,8 +507,10 @@ def options(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def choose_shape(environment: Environment, **_others: object) -> None:
-    """The shape named by `--shape`, unless locust's web page lets one pick it."""
+    """The shape named by `--shape`, unless locust's web page lets one pick it; there it is the one for "Default"."""
     given = environment.parsed_options
+    if environment.web_ui is not None:
+        environment.web_ui.app.before_request(lambda: look_at_form(environment))
     environment.stop_timeout = environment.stop_timeout or 2 * PATIENCE
     if environment.shape_class is not None and not getattr(given, "class_picker", False):
         chosen = SHAPES[given.shape]()
@@ -515,13 +518,37 @@ def choose_shape(environment: Environment, **_others: object) -> None:
         environment.shape_class = chosen
 
 
+def look_at_form(environment: Environment) -> flask.Response | None:
+    """Before the web page starts a run: "Default", the first in its list of shapes, stands for `--shape`; and what
+    would end the run at its beginning, and locust with it, is answered in words."""
+    if flask.request.method != "POST" or flask.request.path.rpartition("/")[2] != "swarm":
+        return None
+    given, form = environment.parsed_options, flask.request.form.copy()
+    files = {name: form.get(name, getattr(given, name)) for name in ("keys", "codes", "desk")}
+    if problem := missing(form.get("host") or environment.host or "", **files):
+        return flask.jsonify({"success": False, "message": problem, "host": environment.host})
+    if form.get("shape_class", "Default") == "Default":
+        # Locust means a number of users that is typed by hand; our users come from the files.
+        form["shape_class"] = SHAPES[given.shape].__name__
+        flask.request.form = form
+    return None
+
+
+def missing(host: str, keys: str, codes: str, desk: str) -> str:
+    """What a run cannot do without and has not been told, in words; empty if there is nothing."""
+    if not host or not keys or not codes:
+        return "--host, --keys and --codes are needed: where the server is, which gateways it knows, which codes"
+    lost = [path for path in (keys, codes, desk) if path and not Path(path).is_file()]
+    return f"there is no file {', '.join(lost)}" if lost else ""
+
+
 @events.test_start.add_listener
 def begin(environment: Environment, **_others: object) -> None:
     """Reads the files, makes gateways and guests, and starts the clock."""
     given = environment.parsed_options
     host = (environment.host or "").rstrip("/")
-    if not host or not given.keys or not given.codes:
-        sys.exit("--host, --keys and --codes are needed: where the server is, which gateways it knows, which codes")
+    if problem := missing(host, given.keys, given.codes, given.desk):
+        sys.exit(problem)
     shape = environment.shape_class
     if not isinstance(shape, Shape):
         sys.exit("a shape is needed: one of " + ", ".join(SHAPES))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
+from loadtests import harness
 from loadtests.day import DAYS, QUIET, Leave
 from loadtests.fleet import Code, Entry, Gateway, Guest, Key, Truth, populate, read_codes, read_keys, read_truth
+from loadtests.load import arguments, own_server
 from loadtests.reconcile import balance, by_code, by_entry, entry_name
 from portal.emulator import wire
 
@@ -283,3 +291,52 @@ def test_a_server_elsewhere_needs_to_be_told_of(tmp_path: Path) -> None:
     told = load(tmp_path, "--server", "http://127.0.0.1:1")
     assert told.returncode == 2
     assert "--server needs --keys and --codes" in told.stderr
+
+
+# Locust's own page
+
+
+def page(port: int, path: str, **form: str) -> dict[str, Any]:
+    """What locust's web page answers; a form is posted."""
+    data = urlencode(form).encode() if form else None
+    with urlopen(f"http://127.0.0.1:{port}/{path}", data, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def until(true: Callable[[], bool], seconds: float = 40.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_page_runs_the_steady_day_by_default_and_refuses_what_cannot_run(tmp_path: Path) -> None:
+    words = ["--gateways", "2", "--guests", "4", "--interval", "1", "--minutes", "1"]
+    cores, port = harness.split_cores(), harness.free_port()
+    with own_server(arguments(["--out", str(tmp_path), "--operators", "0", *words]), cores) as target:
+        command = [
+            sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests/locustfile.py"), "--host", target.url,
+            "--keys", str(target.keys), "--codes", str(target.codes), "--out", str(tmp_path), "--class-picker",
+            "--web-host", "127.0.0.1", "--web-port", str(port), *words,
+        ]  # fmt: skip
+        with harness.Program(f"test-locust-{port}", command, cores.load, harness.accepts(port)) as locust:
+            start = {"user_count": "1", "spawn_rate": "1", "shape_class": "Default"}
+            refused = page(port, "swarm", **start, keys="nowhere.csv")
+            assert refused == {"success": False, "message": "there is no file nowhere.csv", "host": target.url}
+            assert "--host, --keys and --codes are needed" in page(port, "swarm", **start, codes="")["message"]
+
+            told = page(port, "swarm", **start)
+            assert told["message"] == "Swarming started using shape class 'SteadyDay'"
+            until(
+                lambda: any(
+                    row["name"] == "polls" and row["num_requests"] for row in page(port, "stats/requests")["stats"]
+                )
+            )
+            page(port, "stop", now="1")
+            until((tmp_path / "load.json").exists)
+            until(lambda: page(port, "stats/requests")["state"] == "stopped")
+            assert locust.process is not None
+            assert locust.process.poll() is None
+    found = json.loads((tmp_path / "load.json").read_text())
+    assert found["shape"] == DAYS["steady"].title
+    assert found["gateways"] == 2
