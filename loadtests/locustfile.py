@@ -7,9 +7,13 @@ after another, HTTP/1.0, a connection each, replies read as the C program reads 
 guests sign in, leave and come back at the moments that the shape has drawn. The others are operators at the desk.
 
 Promises: the workload is open. Every request has a scheduled moment, and its latency is counted from there; nothing is
-left out because the server was slow. A run ends with two more rounds of polls, not measured, so that what was begun is
-reported; then `--out` holds what was measured and `fleet.csv` beside it what was reported, for the reconciliation.
-Runs in one process. Imports nothing of the server: locust patches it for gevent itself.
+left out because the server was slow. The moment is drawn for what begins by itself: pings, polls, a guest who comes,
+logs out or signs in again, a page of the desk. What follows from an answer is due when that answer is there, as it is
+for the one who does it: the form after the splash page, the login after the form, the logout of a guest whom a poll
+finds idle, what an operator posts from a page. What is not over half a minute after the end is a failure. A run ends
+with two more rounds of polls, not measured, so that what was begun is reported; then `--out` holds what was measured
+and `fleet.csv` beside it what was reported, for the reconciliation. Runs in one process. Imports nothing of the server:
+locust patches it for gevent itself.
 """
 
 from __future__ import annotations
@@ -322,6 +326,7 @@ class Crowd(User):
         visits = self.run_of.day.visits(len(self.run_of.guests), self.run_of.seconds)
         self.todo = moments(visits)
         self.busy = Group()
+        self.under_way: dict[int, Moment] = {}
         self.sampled = 0.0
 
     def wait_time(self) -> float:
@@ -336,12 +341,20 @@ class Crowd(User):
         while self.todo and self.todo[0].at <= self.run_of.now():
             moment = heapq.heappop(self.todo)
             self.run_of.lag.add(max(0.0, self.run_of.now() - moment.at))
-            guest = self.run_of.guests[moment.visit.guest]
-            self.busy.spawn(act, self.run_of, self.house[guest.number], guest, moment)
+            self.busy.spawn(self.do, moment)
+
+    def do(self, moment: Moment) -> None:
+        self.under_way[moment.number] = moment
+        guest = self.run_of.guests[moment.visit.guest]
+        act(self.run_of, self.house[guest.number], guest, moment)
+        del self.under_way[moment.number]
 
     def on_stop(self) -> None:
         self.busy.join(timeout=PATIENCE)
         self.busy.kill()
+        # Of a sign-in nobody can tell here at which of its steps it hangs.
+        for moment in self.under_way.values():
+            self.run_of.record("logouts" if moment.act == "leave" else "sign-ins", moment.at, "never over")
 
 
 def act(run: World, gateway: Gateway, guest: Guest, moment: Moment) -> None:

@@ -293,6 +293,49 @@ def test_a_server_elsewhere_needs_to_be_told_of(tmp_path: Path) -> None:
     assert "--server needs --keys and --codes" in told.stderr
 
 
+# What hangs
+
+
+def test_a_guest_who_hangs_at_the_end_is_a_failure(tmp_path: Path) -> None:
+    """A server that takes connections and never answers. Locust patches the process into which it is imported."""
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"sign-ins": {"never over": 1}}
+
+
+HANGS = """
+import json, random, socket, time
+from pathlib import Path
+from locust.env import Environment
+from loadtests import locustfile
+from loadtests.day import DAYS, Leave, Visit
+from loadtests.fleet import Code, Gateway, Guest, Truth
+from portal.emulator import wire
+
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+    truth, environment = Truth(), Environment(user_classes=[locustfile.Crowd])
+    gateway = Gateway("cafe", wire.auth_server(url, path="/", key="k"), 10.0, truth, random.Random(1))
+    guest = Guest(number=0, code=Code("AAAA"), mac="02:00:00:00:00:01", ip="10.0.0.1", rate=1.0)
+    gateway.guests.append(guest)
+    run = locustfile.World(environment, DAYS["steady"], 10.0, 10.0, url, [gateway], [guest], [], truth, Path("."),
+                           began=time.monotonic())
+    locustfile.WORLD.append(run)
+    locustfile.PATIENCE = 0.3
+    crowd = locustfile.Crowd(environment)
+    crowd.on_start()
+    crowd.todo = locustfile.moments([Visit(guest=0, begin=0.0, end=9.0, leave=Leave.STAYS, again=None)])
+    crowd.let_go()
+    crowd.on_stop()
+    print(json.dumps({name: one.errors for name, one in run.outcomes.items()}))
+"""
+
+
 # Locust's own page
 
 
