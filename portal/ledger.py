@@ -3,7 +3,7 @@
 Promises: a report is answered after its commit, or, past the deadline, by `Late`, and then still waits to be written;
 writing a report again charges nothing twice, because growth is computed in SQL from stored totals; memory is bounded.
 Charged equals what was reported: a gateway counts per list entry (IP + MAC), so the counter line of the entry says
-where its growth goes. Never decides who may stay online; that is access.decide.
+where its growth goes, whichever token stands on it by then. Never decides who may stay online; that is access.decide.
 
 The rules of a counter line, and their source (the gateway's behaviour, wifidog-gateway src/fw_iptables.c and
 src/firewall.c, seen on the real program): totals run on for as long as the entry is in the gateway's list, whatever the
@@ -168,12 +168,13 @@ WRITE = sql(
                       CAST(%(up)s AS bigint[]), CAST(%(logout)s AS bool[]), CAST(%(every)s AS int[]),
                       CAST(%(rate)s AS bigint[]))
                AS r (session_id, token, gateway_id, mac, ip, down, up, logout, every, rate)
-          JOIN {NAMED_SESSION}
+          -- None for a token that is not ours to charge: unknown, or of another gateway or station.
+          LEFT JOIN {NAMED_SESSION}
            AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
           LEFT JOIN counter_line l
             ON l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
           -- Its owner, if that is another one: null for nearly every report, and then the index is not even asked.
-          LEFT JOIN session o ON o.id = CASE WHEN l.session_id <> s.id THEN l.session_id END
+          LEFT JOIN session o ON o.id = CASE WHEN l.session_id IS DISTINCT FROM s.id THEN l.session_id END
           LEFT JOIN heartbeat h ON h.gateway_id = r.gateway_id
          WHERE s.activated_at IS NOT NULL OR l.id IS NOT NULL
     ),
@@ -181,19 +182,18 @@ WRITE = sql(
         SELECT report.*,
                down IS NOT NULL AND up IS NOT NULL AS counted,
                down >= COALESCE(line_down, 0) AND up >= COALESCE(line_up, 0) AS goes_on,
-               armed OR (held_down IS NOT NULL AND down >= held_down AND up >= held_up
-                         AND (logout OR down > held_down OR up > held_up)) AS starts_anew
+               down + up IS NOT NULL
+               AND (armed OR (held_down IS NOT NULL AND down >= held_down AND up >= held_up
+                              AND (logout OR down > held_down OR up > held_up))) AS starts_anew
           FROM report
     ),
     step AS MATERIALIZED (
         SELECT mac, ip, gateway_id, logout, every, named_id, owner_id, grant_id, state, reported_at, active_at,
                line_id, down, up, counted, goes_on, starts_anew,
-               CASE WHEN NOT counted THEN 0
-                    WHEN goes_on THEN LEAST(down - COALESCE(line_down, 0), most)
+               CASE WHEN goes_on THEN LEAST(down - COALESCE(line_down, 0), most)
                     WHEN starts_anew THEN LEAST(down, most)
                     ELSE 0 END AS grew_down,
-               CASE WHEN NOT counted THEN 0
-                    WHEN goes_on THEN LEAST(up - COALESCE(line_up, 0), most)
+               CASE WHEN goes_on THEN LEAST(up - COALESCE(line_up, 0), most)
                     WHEN starts_anew THEN LEAST(up, most)
                     ELSE 0 END AS grew_up
           FROM judged
@@ -202,14 +202,17 @@ WRITE = sql(
         UPDATE counter_line l
            SET down = CASE WHEN t.goes_on THEN l.down + t.grew_down WHEN t.starts_anew THEN t.grew_down ELSE l.down END,
                up = CASE WHEN t.goes_on THEN l.up + t.grew_up WHEN t.starts_anew THEN t.grew_up ELSE l.up END,
-               held_down = CASE WHEN t.goes_on OR t.starts_anew THEN NULL ELSE t.down END,
-               held_up = CASE WHEN t.goes_on OR t.starts_anew THEN NULL ELSE t.up END,
+               held_down = CASE WHEN t.goes_on OR t.starts_anew OR NOT t.counted THEN NULL ELSE t.down END,
+               held_up = CASE WHEN t.goes_on OR t.starts_anew OR NOT t.counted THEN NULL ELSE t.up END,
                charged_down = l.charged_down + t.grew_down,
                charged_up = l.charged_up + t.grew_up,
-               closed = CASE WHEN t.logout OR l.closed = 1 THEN 1 ELSE 0 END,
+               -- Growth after a logout is another life of the entry, if its owner is online: his login came back to it.
+               closed = CASE WHEN t.logout THEN 1
+                             WHEN l.closed = 1 AND (t.state <> 'active' OR t.grew_down + t.grew_up = 0) THEN 1
+                             ELSE 0 END,
                at = GREATEST(l.at, now())
           FROM step t
-         WHERE l.id = t.line_id AND t.counted
+         WHERE l.id = t.line_id AND (t.counted OR t.logout)
     ),
     opened AS (
         INSERT INTO counter_line (session_id, gateway_id, mac, ip, down, up, charged_down, charged_up, closed, at)
@@ -326,7 +329,7 @@ READ = sql(
                SELECT COALESCE(o.id, s.id)
                  FROM session s
                  LEFT JOIN counter_line l
-                   ON s.state = 'ended' AND s.gateway_id = r.gateway_id
+                   ON s.state = 'ended' AND s.gateway_id = r.gateway_id AND (s.mac IS NULL OR s.mac = r.mac)
                   AND l.gateway_id = r.gateway_id AND l.mac = r.mac AND l.ip = r.ip AND l.current
                  LEFT JOIN session o ON o.id = l.session_id AND o.state = 'active'
                 WHERE s.id = {SESSION_ID} AND s.token_hash = decode(r.token, 'hex')

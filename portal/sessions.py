@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -227,6 +226,16 @@ RELEASE_LINE = sql(
               OR COALESCE(h.restarted_at > l.at, false)
               OR COALESCE(now() - l.at > CAST(:silence AS interval) AND h.steady_since <= l.at
                           AND now() - h.at <= CAST(:silence AS interval), false) AS fresh
+    """,
+)
+
+# Does a list entry that is known belong to another session, or is it one that the gateway has dropped?
+ELSEWHERE = sql(
+    "sessions.elsewhere",
+    """
+    SELECT EXISTS (SELECT FROM counter_line
+                    WHERE gateway_id = :gateway_id AND mac = :mac AND ip = :ip AND current
+                      AND (session_id <> :session_id OR closed <> 0))
     """,
 )
 
@@ -535,78 +544,105 @@ class Sessions:
             # Without a MAC nothing can be said about anybody, neither good nor bad.
             return access.UNAVAILABLE
         entry = self._entry(gateway, report)
-        # A token that a commit has spoken of is one that we made, and need not prove it again.
-        if not self._ledger.knows(entry.token_hash) and not self._keyring.genuine(report.token):
-            return self._forged(report, entry)
+        genuine = self._genuine(report, entry)
         if report.stage == access.LOGIN:
-            return self._log_in(gateway, report, entry)
-        return self._judge(gateway, report, entry, self._ledger.enter(entry))
+            return self._log_in(gateway, report, entry) if genuine else access.FORGED
+        if genuine:
+            return self._judge(gateway, report, entry, self._ledger.enter(entry))
+        if self._ledger.owner(entry) is None:
+            return access.FORGED
+        return self._forged(gateway, report, entry, self._ledger.enter(entry))
 
     def answer_all(self, gateway: GatewayFacts, reports: Sequence[Report]) -> list[Verdict]:
-        """The verdicts on many polls of one gateway, in order, written in one batch instead of one after the other."""
-        waiting: list[Slot | Verdict] = []
+        """The verdicts on many polls of one gateway, in order, written in one batch instead of one after the other.
+
+        All of them are due together: whose verdict cannot be carried out by then hears no opinion, and is asked about
+        again at the next call.
+        """
+        due = time.monotonic() + self._ledger.deadline_s + LAST_SECONDS
+        waiting: list[tuple[Entry, Slot | None, bool]] = []
         for report in reports:
             entry = self._entry(gateway, report)
-            if not report.mac or not self._keyring.genuine(report.token):
-                waiting.append(self.answer(gateway, report))
+            genuine = self._genuine(report, entry)
+            written = bool(report.mac) and (genuine or self._ledger.owner(entry) is not None)
+            waiting.append((entry, self._ledger.enter(entry) if written else None, genuine))
+        verdicts = []
+        for report, (entry, slot, genuine) in zip(reports, waiting, strict=True):
+            if slot is None:
+                verdicts.append(access.FORGED if report.mac else access.UNAVAILABLE)
+            elif genuine:
+                verdicts.append(self._judge(gateway, report, entry, slot, due))
             else:
-                waiting.append(self._ledger.enter(entry))
-        return [
-            slot if isinstance(slot, Verdict) else self._judge(gateway, report, self._entry(gateway, report), slot)
-            for report, slot in zip(reports, waiting, strict=True)
-        ]
+                verdicts.append(self._forged(gateway, report, entry, slot, due))
+        return verdicts
 
-    def _judge(self, gateway: GatewayFacts, report: Report, entry: Entry, slot: Slot) -> Verdict:
+    def _genuine(self, report: Report, entry: Entry) -> bool:
+        """Whether we made the token. One that a commit has spoken of need not prove it again."""
+        return self._ledger.knows(entry.token_hash) or self._keyring.genuine(report.token)
+
+    def _judge(
+        self, gateway: GatewayFacts, report: Report, entry: Entry, slot: Slot, due: float | None = None
+    ) -> Verdict:
+        """The verdict on a report that waits to be written; `due` as in `_carried_out`."""
         try:
             facts = self._ledger.written(slot)
         except Rejected:
             return access.UNAVAILABLE
         except (Late, Overloaded):
             return self._from_memory(gateway, report, entry)
+        if facts is None:
+            verdict = self._unknown_token(entry.token_hash, slot.at)
+        else:
+            verdict = access.decide(facts, report.stage, slot.at)
+        if verdict is access.STAYS:
+            return verdict
         try:
-            if facts is None:
-                verdict = self._unknown_token(entry.token_hash, slot.at)
-            else:
-                verdict = access.decide(facts, report.stage, slot.at)
-            if verdict is access.STAYS:
-                return verdict
-            with self._due(slot):
-                return self._carried_out(gateway, report, entry, facts, verdict, slot.at)
+            return self._carried_out(gateway, report, entry, facts, verdict, slot, due)
         except Unavailable:
             return access.UNAVAILABLE
 
-    def _due(self, slot: Slot) -> AbstractContextManager[None]:
-        """A block that ends when the answer to this report is due. Raises Unavailable then."""
-        return deadline(max(slot.came + self._ledger.deadline_s - time.monotonic(), LAST_SECONDS))
+    def _forged(
+        self, gateway: GatewayFacts, report: Report, entry: Entry, slot: Slot, due: float | None = None
+    ) -> Verdict:
+        """A token that we never made, on a list entry whose owner is online by memory; any other costs no database.
+
+        The gateway has put it there, and drops the entry with our 0: what the entry carried is charged to the session
+        that owns it, and its next life starts at 0.
+        """
+        try:
+            self._ledger.written(slot)
+            return self._carried_out(gateway, report, entry, None, access.FORGED, slot, due)
+        except (Late, Overloaded, Rejected, Unavailable):
+            log.warning("a list entry was dropped while the database was away", extra={"gateway": entry.gateway_id})
+            return access.FORGED
 
     def _carried_out(
-        self, gateway: GatewayFacts, report: Report, entry: Entry, facts: Facts | None, verdict: Verdict, now: datetime
+        self,
+        gateway: GatewayFacts,
+        report: Report,
+        entry: Entry,
+        facts: Facts | None,
+        verdict: Verdict,
+        slot: Slot,
+        due: float | None,
     ) -> Verdict:
-        """The verdict, once what it needs is committed. Raises Unavailable."""
-        if verdict.effect is Effect.ACTIVATE:
-            verdict = self._activate(gateway, report, bytes.fromhex(entry.token_hash))
-        elif verdict.effect is Effect.END and facts is not None:
-            self._end(facts, verdict.reason, entry, now)
-        if verdict.answer is Answer.DENY and report.stage == access.COUNTERS:
-            self._close_line(entry)
-        return verdict
+        """The verdict, once what it needs is committed. Raises Unavailable, also when the answer is `due` before.
 
-    def _forged(self, report: Report, entry: Entry) -> Verdict:
-        """A token that we never made costs no database read, unless its station is online with one that we did.
-
-        Then the gateway has put the made-up token on that list entry and will drop it on our 0: what the entry carried
-        is charged to the session that owns it, and the entry's next life starts at 0.
+        `due` is in monotonic seconds: what a call about many guests has in common. One about a single guest is due
+        within the ledger's deadline, and has `LAST_SECONDS` when its report was committed at the last moment.
         """
-        owner = self._ledger.owner(entry)
-        if owner is not None and report.stage == access.COUNTERS:
-            try:
-                slot = self._ledger.enter(entry._replace(token_hash=owner))
-                self._ledger.written(slot)
-                with self._due(slot):
-                    self._close_line(entry)
-            except (Late, Overloaded, Rejected, Unavailable):
-                log.warning("a list entry was dropped while the database was away", extra={"gateway": entry.gateway_id})
-        return access.FORGED
+        now = time.monotonic()
+        left = due - now if due is not None else max(slot.came + self._ledger.deadline_s - now, LAST_SECONDS)
+        if left <= 0:
+            raise Unavailable("the answer is due")
+        with deadline(left):
+            if verdict.effect is Effect.ACTIVATE:
+                verdict = self._activate(gateway, report, bytes.fromhex(entry.token_hash))
+            elif verdict.effect is Effect.END and facts is not None:
+                self._end(facts, verdict.reason, entry, slot.at)
+            if verdict.answer is Answer.DENY and report.stage == access.COUNTERS:
+                self._close_line(entry)
+        return verdict
 
     def _entry(self, gateway: GatewayFacts, report: Report) -> Entry:
         down, up = report.incoming, report.outgoing
@@ -725,6 +761,10 @@ def activate(
         end(db, session_id, facts.grant_id, verdict.reason, now)
         return verdict, facts._replace(state="ended", end_reason=str(verdict.reason))
     if verdict.effect is not Effect.ACTIVATE:
+        if verdict is access.STAYS and not polled:
+            # It has been online at another address so far, or comes back to one that it had left.
+            if db.execute(ELSEWHERE, entry | {"session_id": session_id}).scalar_one():
+                _take_line(db, gateway, session_id, mac, ip, now)
         return verdict, facts
     if polled and facts.state == "ended":
         here = {"network_id": facts.network_id, "gateway_id": gateway.id, "mac": mac, "session_id": session_id}

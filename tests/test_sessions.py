@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -15,7 +17,7 @@ from portal.config import Database
 from portal.keys import Keyring
 from portal.ledger import roll_usage
 from portal.store import Store, limits_from, sql
-from tests.worlds import Cafe
+from tests.worlds import Cafe, Call
 
 ALLOW, DENY, NEUTRAL = Answer.ALLOW, Answer.DENY, Answer.NO_OPINION
 
@@ -577,6 +579,102 @@ class TestCounterLines:
         phone.polls(2500)
         assert cafe.used(grant) == (4300, 0)
 
+    def test_a_logout_under_a_made_up_token_is_charged_and_ends_the_life_of_the_entry(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000)
+        assert phone.logs_out(1200, token="GHOST").answer is DENY
+        assert cafe.session_of(phone.token).state == "active", "nobody ends another's session with a made-up token"
+        phone.comes_online(grant)
+        phone.polls(5000)
+        assert cafe.used(grant) == (6200, 0)
+
+    def test_what_flows_under_a_token_that_is_not_ours_to_charge_is_charged_to_the_owner_of_the_entry(
+        self, cafe: Cafe
+    ) -> None:
+        grant = cafe.grant()
+        phone, other = cafe.phone(), cafe.phone(2)
+        elsewhere = cafe.phone(3, cafe.new_router("gw-2"))
+        other.comes_online(cafe.grant())
+        elsewhere.comes_online(cafe.grant())
+        phone.comes_online(grant)
+        charged, total = 0, 0
+        for foreign, reason in ((other.token, Reason.FOREIGN_STATION), (elsewhere.token, Reason.FOREIGN_GATEWAY)):
+            total += 1000
+            phone.polls(total)
+            total += 500
+            assert phone.polls(total, token=foreign).reason is reason
+            charged, total = charged + total, 0
+            phone.comes_online(grant)
+        assert cafe.used(grant) == (charged, 0)
+
+    def test_an_old_token_buys_no_free_traffic_while_its_record_is_sought(self, cafe: Cafe) -> None:
+        grant = cafe.grant(bytes=10_000)
+        phone = cafe.phone()
+        old = phone.signs_in(cafe.grant())
+        cafe.change("DELETE FROM session")
+        phone.comes_online(grant)
+        phone.polls(100)
+        assert phone.logs_in(token=old).answer is NEUTRAL
+        for total in (1000, 50_000, 200_000):
+            assert phone.polls(total, token=old).answer is NEUTRAL
+        assert cafe.used(grant) == (200_000, 0)
+        assert phone.polls(200_000).reason is Reason.DATA_OVER
+
+    def test_a_logout_without_counters_ends_the_life_of_the_entry_all_the_same(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000)
+        phone.logs_out(None, None)
+        phone.comes_online(grant)
+        phone.polls(5000)
+        assert cafe.used(grant) == (6000, 0)
+
+    def test_a_guest_who_returns_to_an_address_he_left_is_charged_each_byte_once(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000)
+        phone.logs_in(ip="10.0.0.99")
+        phone.polls(100, ip="10.0.0.99")
+        phone.logs_out(1000)
+        phone.logs_in()
+        for total in (500, 600, 5000):
+            phone.polls(total)
+        phone.comes_online(grant)
+        phone.polls(5100)
+        assert cafe.used(grant) == (1000 + 100 + 5100, 0)
+
+    def test_growth_on_an_entry_that_was_left_opens_it_again_also_when_the_login_was_lost(self, cafe: Cafe) -> None:
+        grant = cafe.grant()
+        phone = cafe.phone()
+        phone.comes_online(grant)
+        phone.polls(1000)
+        phone.polls(100, ip="10.0.0.99")
+        phone.logs_out(1000)
+        for total in (500, 600, 5000):
+            phone.polls(total)
+        phone.comes_online(grant)
+        phone.polls(5100)
+        assert cafe.used(grant) == (1000 + 100 + 5100, 0)
+
+    def test_an_active_token_at_an_address_of_an_earlier_session_is_charged_to_its_own_grant(self, cafe: Cafe) -> None:
+        first, second = cafe.grant(), cafe.grant(bytes=5000)
+        phone = cafe.phone()
+        phone.comes_online(first)
+        phone.polls(1000)
+        phone.logs_out(1000)
+        phone.moves_to(ip="10.0.0.99")
+        phone.comes_online(second)
+        phone.polls(100)
+        phone.moves_to(ip="10.0.0.1")
+        assert phone.logs_in().answer is ALLOW
+        assert phone.polls(4000).answer is ALLOW
+        assert phone.polls(5000).reason is Reason.DATA_OVER
+        assert (cafe.used(first), cafe.used(second)) == ((1000, 0), (5100, 0))
+
     def test_missing_counters_change_nothing_and_the_verdict_is_given_all_the_same(self, cafe: Cafe) -> None:
         grant = cafe.grant()
         phone = cafe.phone()
@@ -611,6 +709,35 @@ class TestCounterLines:
         for _ in range(3):
             answer = phone.polls(1600, token=old)
             assert (answer.answer, answer.reason) == (DENY, Reason.DATA_OVER)
+
+    def test_an_ended_token_of_another_station_is_refused_also_where_gateways_repeat_old_ones(self, cafe: Cafe) -> None:
+        router = cafe.new_router("gw-ap", dialect="apfree", swapped=True)
+        grant = cafe.grant(bytes=5000)
+        gone, guest = cafe.phone(1, router), cafe.phone(2, router)
+        gone.comes_online(cafe.grant())
+        gone.logs_out(100)
+        guest.comes_online(grant)
+        assert guest.polls(3000, token=gone.token).reason is Reason.FOREIGN_STATION
+        assert cafe.used(grant) == (3000, 0)
+
+
+def test_a_call_about_many_guests_is_answered_in_time_and_goes_on_the_next_time(cafe: Cafe) -> None:
+    cafe.ledger.deadline_s = 0.5
+    phones = [cafe.phone(number) for number in range(1, 31)]
+    grants = [cafe.grant(bytes=1000) for _ in phones]
+    for phone, grant in zip(phones, grants, strict=True):
+        phone.comes_online(grant)
+    reports = [Call("counters", phone.token, phone.mac, phone.ip, 2000, 0) for phone in phones]
+    with contextlib.ExitStack() as stack:
+        for _ in range(limits_from(Database())["polls"].connections):
+            stack.enter_context(cafe.store.transaction("polls", caller="test"))
+        began = time.monotonic()
+        verdicts = cafe.sessions.answer_all(cafe.router, reports)
+        took = time.monotonic() - began
+    assert {verdict.answer for verdict in verdicts} == {NEUTRAL}
+    assert took < 2.0, "apfree waits no longer"
+    cafe.ledger.deadline_s = 8.0
+    assert {verdict.reason for verdict in cafe.sessions.answer_all(cafe.router, reports)} == {Reason.DATA_OVER}
 
 
 class TestUpkeep:
