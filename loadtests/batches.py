@@ -57,14 +57,7 @@ def measure(keep: bool) -> int:
         state.mkdir(parents=True, exist_ok=True)
         keyring = Keyring.load_or_create(state)
         guests = seed.town(postgres.superuser_url, keyring, online=GUESTS, ended=0)
-        entries = [
-            Entry(
-                keyring.token_hash(guest.token).hex(), number // seed.GUESTS_EACH + 1, guest.mac, guest.ip, 0, 0,
-                False, False, 3600, seed.LINK,
-            )
-            for number, guest in enumerate(guests)
-        ]  # fmt: skip
-        random.Random(7).shuffle(entries)  # noqa: S311 - the same order each time
+        entries = reports(keyring, guests)
         store = Store(postgres.url)
         superuser = psycopg2.connect(postgres.superuser_url)
         superuser.autocommit = True
@@ -81,6 +74,19 @@ def measure(keep: bool) -> int:
         path = save("scale", {**document, "batches": [asdict(one) for one in found[1:]]}, run.began)
         say(f"kept in {path}")
     return 0
+
+
+def reports(keyring: Keyring, guests: Sequence[seed.Guest]) -> list[Entry]:
+    """A report for each of the guests of a seeded town, in an order that is the same each time."""
+    entries = [
+        Entry(
+            keyring.token_hash(guest.token).hex(), number // seed.GUESTS_EACH + 1, guest.mac, guest.ip, 0, 0,
+            False, False, 3600, seed.LINK,
+        )
+        for number, guest in enumerate(guests)
+    ]  # fmt: skip
+    random.Random(7).shuffle(entries)  # noqa: S311
+    return entries
 
 
 def passes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ import pytest
 from psycogreen.gevent import patch_psycopg
 from psycopg2.extensions import set_wait_callback
 
-from loadtests import seed
+from loadtests import batches, seed
 from loadtests.bench import desk
 from loadtests.bench.__main__ import Figures, patched, ratios
 from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
 from loadtests.harness import ROOT, Program, answers, free_port, split_cores
 from loadtests.soak import Steady
 from portal.keys import Keyring
+from portal.store import Store
 from tests.conftest import Cluster
 from tests.loadtests.test_harness import answering
 
@@ -103,6 +105,33 @@ def test_what_the_generator_sends_is_what_the_product_charges(cluster: Cluster, 
         db.close()
     assert found.errors == {}
     assert charged == (found.sent * DOWN, found.sent * UP)
+
+
+def test_batches_of_the_ledger_are_measured_by_what_they_write(cluster: Cluster, tmp_path: Path) -> None:
+    keyring = Keyring.load_or_create(tmp_path)
+    with cluster.clone() as url:
+        superuser = cluster.url_of(urlsplit(url).path.removeprefix("/"), superuser=True)
+        set_wait_callback(None)
+        try:
+            guests = seed.town(superuser, keyring, online=ONLINE, ended=0)
+        finally:
+            patch_psycopg()
+        store, db = Store(url), psycopg2.connect(superuser)
+        db.autocommit = True
+        try:
+            found = batches.passes(store, db, os.getpid(), batches.reports(keyring, guests))
+            with db.cursor() as cursor:
+                cursor.execute("SELECT min(used_down), max(used_down) FROM session")
+                charged = cursor.fetchone()
+        finally:
+            db.close()
+            store.dispose()
+    assert [one.size for one in found] == [batches.SIZES[-1], *batches.SIZES]
+    assert found[1].batches == ONLINE
+    assert found[-1].batches == 1
+    assert all(100 < one.wal_bytes < 10_000 and one.wall > 0 for one in found[1:])
+    # A pass for the ledger to know everybody, one after the checkpoint, and five rounds of four.
+    assert charged == (22_000_000, 22_000_000)
 
 
 def test_every_page_that_is_measured_is_there_and_polls_go_on_meanwhile(cluster: Cluster, tmp_path: Path) -> None:
