@@ -255,7 +255,10 @@ class Server:
             ),
             Reading("gatepost_loop_stalls", "Stalls of the loop", figure(lambda: loop.stalls), counter=True),
             Reading("gatepost_loop_stalled_seconds", "All stalls", figure(lambda: loop.stalled_seconds), counter=True),
-            Reading("gatepost_loop_longest_stall_seconds", "Longest", figure(lambda: loop.longest_seconds)),
+            Reading(
+                "gatepost_loop_longest_stall_seconds", "The longest that the loop has let its watchdog wait",
+                figure(lambda: loop.longest_seconds),
+            ),
             Reading("gatepost_sockets", "Open connections", figure(lambda: door.open_sockets)),
             Reading("gatepost_accepted", "Connections accepted", figure(lambda: door.accepted), counter=True),
             Reading(

@@ -74,6 +74,17 @@ def test_how_soon_the_loop_answers_is_told_again_and_again(tmp_path: Path) -> No
     assert sorted(delays)[0] < 0.1, "and so is the time when nothing stood in the way"
 
 
+def test_the_longest_wait_is_known_also_when_it_is_no_stall(tmp_path: Path) -> None:
+    delays: list[float] = []
+    diagnostics = Diagnostics(tmp_path, stall_seconds=5, delay=delays.append)
+    diagnostics.start()
+    hog(0.2)
+    gevent.sleep(0.1)
+    diagnostics.stop()
+    assert (diagnostics.stalls, diagnostics.longest_where) == (0, "")
+    assert diagnostics.longest_seconds == max(delays) > 0.1
+
+
 def test_a_stall_in_a_greenlet_is_named_by_what_the_greenlet_does(diagnostics: Diagnostics) -> None:
     gevent.sleep(0.1)
     gevent.spawn(hog, 0.4, SECRET).join()

@@ -44,8 +44,9 @@ _HERE = str(Path(__file__).resolve().parents[2]) + os.sep
 class Diagnostics:
     """One for a process, made and started in the loop's own thread, after the last fork.
 
-    For metrics: `stalls`, `stalled_seconds` together, `longest_seconds` and where that was, `longest_where`. A stall
-    counts when it is over; how long it took is known to about 50 ms.
+    For metrics: `stalls` and `stalled_seconds` together; `longest_seconds`, for which the loop let its watchdog wait,
+    also when that is too short to be called a stall, and `longest_where`, when it is one. A stall counts when it is
+    over. The watchdog comes up to 50 ms after its beginning: by so much, at most, it was longer than is said.
     """
 
     def __init__(
@@ -127,17 +128,22 @@ class Diagnostics:
         try:
             while self._running:
                 sleep(min(0.05, self._stall_seconds))
-                asked = time.monotonic()
+                asked, where = time.monotonic(), ""
                 self._loop.run_callback_threadsafe(self._answered.release)
-                if not self._answered.acquire(True, self._stall_seconds):
+                stood = not self._answered.acquire(True, self._stall_seconds)
+                if stood:
                     where = " < ".join(_places(sys._current_frames().get(self._loop_thread)))
                     if not self._answered.acquire(True, _STUCK_SECONDS):
                         # Not through logging: the loop's thread may hold its lock.
                         line = {"level": "error", "event": "the event loop is stuck", "where": where}
                         os.write(2, json.dumps(line).encode() + b"\n")
                         self._answered.acquire()
-                    self._loop.run_callback_threadsafe(gevent.spawn, self._count, time.monotonic() - asked, where)
-                self._delay(time.monotonic() - asked)
+                waited = time.monotonic() - asked
+                if waited > self.longest_seconds:
+                    self.longest_seconds, self.longest_where = waited, where
+                if stood:
+                    self._loop.run_callback_threadsafe(gevent.spawn, self._count, waited, where)
+                self._delay(waited)
         finally:
             self._watching = False
 
@@ -146,8 +152,6 @@ class Diagnostics:
     def _count(self, seconds: float, where: str) -> None:
         self.stalls += 1
         self.stalled_seconds += seconds
-        if seconds > self.longest_seconds:
-            self.longest_seconds, self.longest_where = seconds, where
         now = time.monotonic()
         if now >= self._told_at + _TELL_SECONDS:
             self._told_at = now
