@@ -19,7 +19,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,13 +27,13 @@ from typing import Any
 from urllib.request import urlopen
 
 from loadtests import harness, seed
-from loadtests.bench import desk
-from loadtests.bench.polls import DOWN, Order, Yield
-from loadtests.bench.rewrite import ROW
+from loadtests.bench import desk, pgbench
+from loadtests.bench.pgbench import Pgbench, Written
+from loadtests.bench.polls import Order, Yield
 from loadtests.harness import OUT, RESULTS, ROOT, Cores, Program, Run, header, save, say
 from loadtests.soak import Steady
 from portal.keys import Keyring
-from portal.store.embedded import Postgres, find_programs
+from portal.store.embedded import Postgres
 from portal.store.migrations import migrate
 
 CROWDS = (256, 1024)
@@ -119,6 +118,7 @@ class Bench:
         self._list = OUT / "bench-guests"
         seed.write(guests, self._list)
         self._round = 0
+        self.pgbench = Pgbench(postgres.url, cores.load, lambda: harness.cpu_seconds(harness.tree(postgres.pid)))
 
     @contextlib.contextmanager
     def serving(self, contender: Contender) -> Iterator[tuple[Program, int]]:
@@ -168,7 +168,7 @@ class Bench:
                     self.measure(program, port, figures, live=live, keep=False, seconds=seconds, warm=0.5)
 
     def _cpu(self, program: Program) -> tuple[float, float]:
-        return harness.cpu_seconds(harness.tree(program.pid)), harness.cpu_seconds(harness.tree(self.postgres.pid))
+        return harness.cpu_seconds(harness.tree(program.pid)), self.pgbench.used()
 
     def _generated(self, order: Order) -> Yield:
         command = [sys.executable, "-m", "loadtests.bench.polls"]
@@ -203,27 +203,13 @@ class Bench:
             finally:
                 steady.stop()
 
-    def pgbench(self, seconds: int) -> float:
-        """Transactions a second of `ROW`, the session row alone, by PostgreSQL's own load generator."""
-        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-            script.write(f"\\set id random(1, {min(10_000, len(self.guests))})\n")
-            script.write(f"\\set total random({DOWN}, {10**6 * DOWN})\n")
-            values = {"$1": "(SELECT token_hash FROM session WHERE id = :id)", "$2": ":total", "$3": ":total",
-                      "$4": "'10.0.0.1'"}  # fmt: skip
-            script.write(re.sub(r"\$\d", lambda place: values[place.group()], " ".join(ROW.split())) + ";\n")
-            script.flush()
-            command = [str(find_programs() / "pgbench"), "-n", "-c", "16", "-T", str(seconds), "-f", script.name]
-            done = subprocess.run(
-                [*command, "-M", "prepared", self.postgres.url], capture_output=True, text=True, check=False
-            )
-        found = re.search(r"tps = ([\d.]+)", done.stdout)
-        return float(found.group(1)) if found else 0.0
 
-
-def ratios(found: dict[str, dict[str, Figures]], product: Figures, bare: Figures) -> list[tuple[str, str, str]]:
+def ratios(
+    found: dict[str, dict[str, Figures]], product: Figures, bare: Figures, written: list[Written]
+) -> list[tuple[str, str, str]]:
     """The lines of the promise that can be told from these figures: what, how much, what it must be.
 
-    `product` and `bare` were measured in turns.
+    `product` and `bare` were measured in turns; `written` is what PostgreSQL took without a server.
     """
 
     def rate(name: str, kind: str = "close") -> float:
@@ -252,6 +238,9 @@ def ratios(found: dict[str, dict[str, Figures]], product: Figures, bare: Figures
         lines.append(
             ("CPU for 1,000 polls (server + PostgreSQL), against Gunicorn gthread + ORM", f"{cost:.2f}", "0.33")
         )
+    if written:
+        share = rate("gatepost") / written[-1].rate
+        lines.append((f"polls/s, as a share of what pgbench writes by {written[-1].says}", f"{share:.0%}", ""))
     return lines
 
 
@@ -353,15 +342,14 @@ def main() -> int:
             more["longest wait of a poll under any page, ms"] = max(one.longest for one in pages.values())
             more["under these pages the loop answered its watchdog, % within"] = shares(before, delays(port))
             more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
-        more["pgbench, session row alone, tps"] = bench.pgbench(3 if options.quick else 8)
+        seconds = 2 if options.quick else 6
+        written = [bench.pgbench.row(seconds), *(bench.pgbench.ledger(size, seconds) for size in pgbench.SIZES)]
     facts = run.facts()
+    lines = ratios(found, product, bare, written)
     told = [header(facts), "", table(found), ""]
-    told += [
-        f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip()
-        for what, value, must in ratios(found, product, bare)
-    ]
+    told += [f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip() for what, value, must in lines]
     told += [f"{what}: {_plain(value)}" for what, value in more.items()]
-    told += ["", desk.table(pages)]
+    told += ["", pgbench.table(written), "", desk.table(pages)]
     say("\n" + "\n".join(told))
     if options.keep:
         document = {
@@ -373,8 +361,11 @@ def main() -> int:
             "in turns": {"gatepost": asdict(product), "ok": asdict(bare)},
         }
         waited = {name: asdict(one) for name, one in pages.items()}
-        save("bench", {**document, "ratios": ratios(found, product, bare), "more": more, "pages": waited}, began)
-        _quote(facts, ratios(found, product, bare), found, more, pages)
+        alone = [asdict(one) for one in written]
+        save("bench", {
+            **document, "ratios": lines, "more": more, "pages": waited, "pgbench": alone
+        }, began)  # fmt: skip
+        _quote(facts, lines, found, more, written, pages)
     every = [product, bare]
     every += [figures for kinds in measured.values() for crowds in kinds.values() for figures in crowds]
     return 1 if any(sum(figures.errors.values()) for figures in every) else 0
@@ -391,6 +382,7 @@ def _quote(
     lines: list[tuple[str, str, str]],
     found: dict[str, dict[str, Figures]],
     more: dict[str, Any],
+    written: list[Written],
     pages: dict[str, desk.Waited],
 ) -> None:
     """Renew the part of the results' README that speaks of this benchmark."""
@@ -399,7 +391,7 @@ def _quote(
     text += [f"| {what} | {value} | {must} |" for what, value, must in lines]
     text += ["", table(found), ""]
     text += [f"- {what}: {_plain(value)}" for what, value in more.items()]
-    text += ["", desk.table(pages)]
+    text += ["", pgbench.table(written), "", desk.table(pages)]
     old = page.read_text()
     page.write_text(MARK.sub(lambda mark: mark.group(1) + "\n".join(text) + "\n" + mark.group(2), old))
 

@@ -20,8 +20,10 @@ from psycopg2.extensions import set_wait_callback
 from loadtests import batches, seed
 from loadtests.bench import desk
 from loadtests.bench.__main__ import Figures, patched, ratios
+from loadtests.bench.pgbench import Pgbench, Written
+from loadtests.bench.pgbench import table as pgbench_table
 from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
-from loadtests.harness import ROOT, Program, answers, free_port, split_cores
+from loadtests.harness import ROOT, NotReady, Program, answers, free_port, split_cores
 from loadtests.soak import Steady
 from portal.keys import Keyring
 from portal.store import Store
@@ -154,8 +156,11 @@ def test_the_ratios_compare_medians() -> None:
         return {"close": one, "keep": one}
 
     rows = {"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)}
-    told = ratios(rows, Figures(1024, rate=[60, 70, 20]), Figures(256, rate=[100, 200, 25]))
+    told = ratios(
+        rows, Figures(1024, rate=[60, 70, 20]), Figures(256, rate=[100, 200, 25]), [Written("tens", 10, 1, 200.0, 1.0)]
+    )
     found = {what: value for what, value, _ in told}
+    assert found["polls/s, as a share of what pgbench writes by tens"] == "25%"
     assert found["against a bare answer on our own server, in turns"] == "60%"
     assert found["the least and the most of a turn"] == "35% to 80%"
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
@@ -172,3 +177,53 @@ def test_the_ratios_compare_medians() -> None:
 )
 def test_an_answer_on_a_kept_connection_ends_by_its_length(answer: bytes, whole: bool) -> None:
     assert complete(answer) is whole
+
+
+@contextmanager
+def seeded(cluster: Cluster, tmp_path: Path) -> Iterator[Pgbench]:
+    """pgbench and a database with guests online, without a server."""
+    with cluster.clone() as url:
+        name = urlsplit(url).path.removeprefix("/")
+        set_wait_callback(None)
+        try:
+            keyring = Keyring.load_or_create(tmp_path / "state")
+            seed.town(cluster.url_of(name, superuser=True), keyring, online=ONLINE, ended=10)
+            yield Pgbench(url, CORES.load, lambda: 0.0)
+        finally:
+            patch_psycopg()
+
+
+@pytest.mark.parametrize(("size", "reporting"), [(1, 32), (10, 40)])
+def test_what_pgbench_writes_as_the_product_is_charged(
+    cluster: Cluster, tmp_path: Path, size: int, reporting: int
+) -> None:
+    with seeded(cluster, tmp_path) as pgbench:
+        found = pgbench.ledger(size, 1)
+        db = psycopg2.connect(pgbench.url)
+        with db, db.cursor() as cursor:
+            cursor.execute("SELECT sum(used_down), sum(used_up) FROM session WHERE state = 'active'")
+            sessions = cursor.fetchone()
+            cursor.execute('SELECT sum(used_down), sum(used_up) FROM "grant"')
+            grants = cursor.fetchone()
+            cursor.execute("SELECT sum(down), sum(up), count(*) FILTER (WHERE down > 0) FROM counter_line")
+            *reported, guests = cursor.fetchone()
+            cursor.execute("SELECT to_regclass('bench_batch')")
+            (left,) = cursor.fetchone()
+        db.close()
+    assert sessions == grants == tuple(reported)
+    assert guests == reporting, "every guest of every client has had his turn"
+    assert reported[0] >= found.transactions * size * DOWN, "no report was written in vain"
+    assert left is None
+    assert found.rate == found.tps * size
+
+
+def test_pgbench_writes_the_row_alone(cluster: Cluster, tmp_path: Path) -> None:
+    with seeded(cluster, tmp_path) as pgbench:
+        found = pgbench.row(1)
+    assert found.transactions > 0
+    assert "| FastAPI's statement, the session's row alone |" in pgbench_table([found])
+
+
+def test_a_statement_that_fails_fails_the_run(cluster: Cluster, tmp_path: Path) -> None:
+    with seeded(cluster, tmp_path) as pgbench, pytest.raises(NotReady, match="division by zero"):
+        pgbench.run("nonsense", 1, ["SELECT 1 / 0;"], 1)
