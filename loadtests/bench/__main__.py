@@ -40,6 +40,8 @@ CROWDS = (256, 1024)
 """Gateways that wait for an answer at any moment. Every contender is measured with both, and the better rate counts:
 who answers each by itself is at his best with few, who commits in groups, half of them in the commit and half at the
 door, with many."""
+FEW = 32
+"""Gateways that wait at once where the server is only to learn of its guests."""
 WARM_SECONDS = 4.0
 """Not measured, after a start. Gatepost has heard of every guest by then: the first poll of each costs more."""
 PAIRS = 12
@@ -138,7 +140,8 @@ class Bench:
 
     def measure(
         self, program: Program, port: int, figures: Figures, *, live: int, keep: bool, seconds: float, warm: float = 1.0
-    ) -> None:
+    ) -> int:
+        """Adds a value to each of the figures. Returns how many polls were sent, the warm-up's among them."""
         order = Order(port, str(self._list), live, figures.at_once, warm, seconds, keep, self._round)
         before = self._cpu(program)
         polls = self._generated(order)
@@ -153,6 +156,7 @@ class Bench:
         figures.memory.append(harness.cost(program.pid).pss / 2**20)
         for word, count in polls.errors.items():
             figures.errors[word] = figures.errors.get(word, 0) + count
+        return polls.sent
 
     def turns(self, product: Figures, bare: Figures, *, live: int, seconds: float) -> None:
         """Measure the product and the bare answer in turns, both up all the time. The first turn does not count."""
@@ -179,6 +183,14 @@ class Bench:
         if done.returncode:
             raise harness.NotReady(f"the generator failed: {done.stderr[-1000:]}")
         return Yield.from_json(json.loads(done.stdout))
+
+    def acquaint(self, program: Program, port: int, live: int) -> int:
+        """Let the server hear of its guests, few at once, so that nothing of it stands still; of how many."""
+        figures = Figures(FEW)
+        sent = self.measure(program, port, figures, live=live, keep=False, seconds=live / 5000, warm=0.0)
+        if figures.errors:
+            raise harness.NotReady(f"not every guest was let in: {figures.errors}")
+        return min(live, sent)
 
     def paced(self, port: int, rate: float, seconds: float) -> dict[str, float]:
         """Latencies in ms at a steady rate, from the moment each poll was due."""
@@ -262,22 +274,48 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
-def delays(port: int) -> dict[str, float]:
-    """How often the product's loop has answered its own watchdog, which asks twenty times a second, within so many
-    seconds."""
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the product's own watchdog, which asks the loop twenty times a second, had seen at one moment: how often the
+    loop answered within so many seconds, and the longest that it took, both since the server's start."""
+
+    within: dict[str, float]
+    longest: float
+
+
+def watched(port: int) -> Watched:
+    """The watchdog's figures, from the product's /metrics."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    found = re.findall(r'^gatepost_loop_delay_seconds_bucket\{le="([^"]+)"\} (\S+)', text, re.M)
-    return {within: float(number) for within, number in found}
+    return seen(text)
 
 
-def shares(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """Between two looks at `delays`, the share of answers, in per cent, within so many ms."""
-    every = after["+Inf"] - before["+Inf"]
+def seen(metrics: str) -> Watched:
+    """The same from the text of the metrics."""
+    buckets = re.findall(r'^gatepost_loop_delay_seconds_bucket\{le="([^"]+)"\} (\S+)', metrics, re.M)
+    longest = re.findall(r"^gatepost_loop_longest_stall_seconds (\S+)", metrics, re.M)
+    return Watched({within: float(number) for within, number in buckets}, float(longest[0]))
+
+
+def shares(before: Watched, after: Watched) -> dict[str, float]:
+    """Between two looks at `watched`, the share of answers, in per cent, within so many ms."""
+    every = after.within["+Inf"] - before.within["+Inf"]
     return {
-        f"{1000 * float(within):g} ms": 100 * (after[within] - before[within]) / every
+        f"{1000 * float(within):g} ms": 100 * (after.within[within] - before.within[within]) / every
         for within in ("0.01", "0.05", "0.1")
     }
+
+
+def stalls(before: Watched, after: Watched, pages: dict[str, desk.Waited]) -> list[tuple[str, str, str]]:
+    """How long the loop stood still between two looks: no less than the watchdog saw, since it may have come in the
+    midst of it, and no more than a poll had to wait meanwhile."""
+    # The longest since the start: unless it has grown, it is from before these pages.
+    least = f"{'' if after.longest > before.longest else 'at most '}{after.longest * 1000:.0f} ms"
+    name, most = max(pages.items(), key=lambda page: page[1].longest)
+    return [
+        ("longest stall under the desk's heaviest pages, as the product's watchdog saw it", least, "50 ms"),
+        (f"longest wait of a poll meanwhile ({name}): no stall was longer", f"{most.longest:.0f} ms", ""),
+    ]
 
 
 def main() -> int:
@@ -336,16 +374,19 @@ def main() -> int:
                         "p99 ms": figures.p99[0], "max ms": figures.worst[0], "server's CPU s": figures.server[0],
                         "PostgreSQL's": figures.postgres[0], "MiB": figures.memory[0],
                     }  # fmt: skip
+        # A server of its own: its watchdog's longest stall must not be one of a thousand polls in one moment.
+        with bench.serving(CONTENDERS[0]) as (program, port):
+            more["guests it has heard of, before the pages"] = bench.acquaint(program, port, online)
             more["at 500/s, ms"] = bench.paced(port, 500, 3 if options.quick else 15)
-            before = delays(port)
+            before = watched(port)
             pages = bench.waits(port, 1 if options.quick else 3)
-            more["longest wait of a poll under any page, ms"] = max(one.longest for one in pages.values())
-            more["under these pages the loop answered its watchdog, % within"] = shares(before, delays(port))
+            after = watched(port)
+            more["under these pages the loop answered its watchdog, % within"] = shares(before, after)
             more["MiB afterwards"] = harness.cost(program.pid).pss / 2**20
         seconds = 2 if options.quick else 6
         written = [bench.pgbench.row(seconds), *(bench.pgbench.ledger(size, seconds) for size in pgbench.SIZES)]
     facts = run.facts()
-    lines = ratios(found, product, bare, written)
+    lines = ratios(found, product, bare, written) + stalls(before, after, pages)
     told = [header(facts), "", table(found), ""]
     told += [f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip() for what, value, must in lines]
     told += [f"{what}: {_plain(value)}" for what, value in more.items()]

@@ -153,8 +153,7 @@ class Pgbench:
         try:
             with db, db.cursor() as cursor:
                 cursor.execute(statement, values)
-                row: tuple[int, ...] = cursor.fetchone()
-                return row
+                return cursor.fetchone() or ()
         finally:
             db.close()
 

@@ -19,7 +19,7 @@ from psycopg2.extensions import set_wait_callback
 
 from loadtests import batches, seed
 from loadtests.bench import desk
-from loadtests.bench.__main__ import Figures, patched, ratios
+from loadtests.bench.__main__ import Figures, Watched, patched, ratios, seen, shares, stalls, watched
 from loadtests.bench.pgbench import Pgbench, Written
 from loadtests.bench.pgbench import table as pgbench_table
 from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
@@ -142,8 +142,11 @@ def test_every_page_that_is_measured_is_there_and_polls_go_on_meanwhile(cluster:
         steady = Steady(port, guests, 50)
         try:
             found = desk.waits(steady, browser, rounds=1)
+            noticed = watched(port)
         finally:
             steady.stop()
+    assert noticed.longest > 0
+    assert noticed.within["+Inf"] > 0
     assert set(found) == set(browser.steps())
     assert all(one.longest > 0 for one in found.values())
     assert found["their sheets, with QR codes"].seconds > 0.01
@@ -164,6 +167,26 @@ def test_the_ratios_compare_medians() -> None:
     assert found["against a bare answer on our own server, in turns"] == "60%"
     assert found["the least and the most of a turn"] == "35% to 80%"
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
+
+
+def test_what_the_watchdog_saw_is_told_of_the_pages_alone() -> None:
+    text = """# TYPE gatepost_loop_delay_seconds histogram
+gatepost_loop_delay_seconds_bucket{le="0.01"} 80
+gatepost_loop_delay_seconds_bucket{le="0.05"} 90
+gatepost_loop_delay_seconds_bucket{le="0.1"} 100
+gatepost_loop_delay_seconds_bucket{le="+Inf"} 100
+gatepost_loop_longest_stall_seconds 0.0625
+"""
+    after = seen(text)
+    assert after.longest == 0.0625
+    before = Watched({"0.01": 40.0, "0.05": 50.0, "0.1": 60.0, "+Inf": 60.0}, 0.01)
+    assert shares(before, after) == {"10 ms": 100.0, "50 ms": 100.0, "100 ms": 100.0}
+    pages = {"the overview": desk.Waited(1, 44.0, 30.0), "vouchers": desk.Waited(1, 71.1, 30.0)}
+    first, second = stalls(before, after, pages)
+    assert first[1:] == ("62 ms", "50 ms")
+    assert second == ("longest wait of a poll meanwhile (vouchers): no stall was longer", "71 ms", "")
+    first, _ = stalls(after, after, pages)
+    assert first[1] == "at most 62 ms", "it may be from before the pages"
 
 
 @pytest.mark.parametrize(
