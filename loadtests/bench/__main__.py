@@ -47,17 +47,28 @@ WARM_SECONDS = 4.0
 PAIRS = 12
 """How often the product and the bare answer take turns for the share of the one in the other: a shared machine's speed
 drifts by a tenth within seconds, and what is measured a minute later is not to be compared."""
+LIVE = 10_000
+"""Guests online who poll, in the rounds and in the turns."""
+SIZES = (100, 100_000)
+"""How many poll where only that is to be told: once for each contender, close."""
+SIZE_SECONDS = 2.0
+LEARNED_A_SECOND = 4000
+"""Guests of whom a server that remembers them hears in a second of its warm-up."""
 MARK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server to measure: what it is, in words, how it is started, and the connections of one of its processes."""
+    """A server to measure: what it is, in words, how it is started, and the connections of one of its processes.
+
+    One that `remembers` guests answers them for less when it has heard of them before.
+    """
 
     name: str
     says: str
     command: Callable[[int], list[str]]
     pool: int = 10
+    remembers: bool = False
 
 
 @dataclass
@@ -101,13 +112,15 @@ def gunicorn(port: int) -> list[str]:
 
 
 CONTENDERS = (
-    Contender("gatepost", "Gatepost: counter line, session, grant, committed", lambda _: [sys.executable, "serve.py"]),
+    Contender("gatepost", "Gatepost: counter line, session, grant, committed", lambda _: [sys.executable, "serve.py"],
+              remembers=True),
     Contender("ok", "a bare answer on our own front door", patched("loadtests.bench.ok")),
     Contender("orm", "one ORM transaction per poll on our own door (session row)", patched("loadtests.bench.orm")),
     Contender("gthread", "the same under Gunicorn gthread 10 × 5", gunicorn, pool=5),
     Contender("row", "FastAPI + asyncpg, one row one by one (session row)", uvicorn("loadtests.bench.rewrite:row")),
     Contender("rows", "FastAPI + asyncpg, all three rows one by one", uvicorn("loadtests.bench.rewrite:rows")),
-    Contender("batch", "FastAPI + asyncpg with our group commit", uvicorn("loadtests.bench.rewrite:batch")),
+    Contender("batch", "FastAPI + asyncpg with our group commit", uvicorn("loadtests.bench.rewrite:batch"),
+              remembers=True),
 )  # fmt: skip
 QUICK = ("gatepost", "ok", "orm")
 
@@ -157,6 +170,19 @@ class Bench:
         for word, count in polls.errors.items():
             figures.errors[word] = figures.errors.get(word, 0) + count
         return polls.sent
+
+    def sized(self, contender: Contender, at_once: int, online: int) -> dict[int, Figures]:
+        """Figures by the number of guests who poll, with no more polls at once than there are of them: a gateway has
+        one poll of a guest on its way at a time."""
+        found = {}
+        with self.serving(contender) as (program, port):
+            for size in SIZES:
+                if size <= online:
+                    figures = found[size] = Figures(min(at_once, size))
+                    warm = max(WARM_SECONDS / 2, size / LEARNED_A_SECOND if contender.remembers else 0.0)
+                    self.measure(program, port, figures, live=size, keep=False, seconds=SIZE_SECONDS, warm=warm)
+                    say(f"{size:7,} live  {contender.name:9} {figures.at_once:5} at once {figures.polls:8,.0f} polls/s")
+        return found
 
     def turns(self, product: Figures, bare: Figures, *, live: int, seconds: float) -> None:
         """Measure the product and the bare answer in turns, both up all the time. The first turn does not count."""
@@ -274,6 +300,30 @@ def table(found: dict[str, dict[str, Figures]]) -> str:
     return "\n".join(lines)
 
 
+def size_table(sizes: dict[str, dict[int, Figures]], live: int, found: dict[str, dict[str, Figures]]) -> str:
+    """Every contender with few and many guests who poll; those of the rounds, `live`, from `found`."""
+    known = sorted({live, *(size for one in sizes.values() for size in one)})
+    lines = [
+        "Close, by the number of guests who poll. CPU ms are for 1,000 polls: server + PostgreSQL. With "
+        f"{live:,}, medians of the rounds; the others measured once, with no more polls at once than guests.",
+        "",
+        "| server | " + " | ".join(f"{size:,} live: polls/s | CPU ms" for size in known) + " |",
+        "| --- |" + " ---: | ---: |" * len(known),
+    ]
+    for contender in CONTENDERS:
+        if contender.name not in sizes:
+            continue
+        every = {**sizes[contender.name], live: found[contender.name]["close"]}
+        cells = [f"{every[size].polls:,.0f} | {spent(every[size])}" for size in known]
+        lines.append(f"| {contender.says} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spent(figures: Figures) -> str:
+    """The CPU of 1,000 polls in ms: the server's + PostgreSQL's, medians."""
+    return " + ".join(f"{1000 * statistics.median(values):.1f}" for values in (figures.server, figures.postgres))
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """What the product's own watchdog, which asks the loop twenty times a second, had seen at one moment: how often the
@@ -340,7 +390,7 @@ def main() -> int:
         bench = Bench(postgres, cores, state, seed.town(
             postgres.superuser_url, Keyring.load_or_create(state), online=online, ended=ended
         ))  # fmt: skip
-        live = min(10_000, online)
+        live = min(LIVE, online)
         for number in range(1 if options.quick else options.rounds):
             for contender in chosen:
                 with bench.serving(contender) as (program, port):
@@ -362,18 +412,7 @@ def main() -> int:
         }
         product, bare = (Figures(found[name]["close"].at_once) for name in ("gatepost", "ok"))
         bench.turns(product, bare, live=live, seconds=1.5)
-        with bench.serving(CONTENDERS[0]) as (program, port):
-            for size in (100, 100_000):
-                if size <= online:
-                    figures = Figures(CROWDS[-1])
-                    bench.measure(
-                        program, port, figures, live=size, keep=False, seconds=options.seconds, warm=WARM_SECONDS
-                    )
-                    more[f"with {size:,} live"] = {
-                        "polls/s": figures.rate[0], "p50 ms": figures.p50[0], "p95 ms": figures.p95[0],
-                        "p99 ms": figures.p99[0], "max ms": figures.worst[0], "server's CPU s": figures.server[0],
-                        "PostgreSQL's": figures.postgres[0], "MiB": figures.memory[0],
-                    }  # fmt: skip
+        sizes = {one.name: bench.sized(one, found[one.name]["close"].at_once, online) for one in chosen}
         # A server of its own: its watchdog's longest stall must not be one of a thousand polls in one moment.
         with bench.serving(CONTENDERS[0]) as (program, port):
             more["guests it has heard of, before the pages"] = bench.acquaint(program, port, online)
@@ -387,7 +426,8 @@ def main() -> int:
         written = [bench.pgbench.row(seconds), *(bench.pgbench.ledger(size, seconds) for size in pgbench.SIZES)]
     facts = run.facts()
     lines = ratios(found, product, bare, written) + stalls(before, after, pages)
-    told = [header(facts), "", table(found), ""]
+    tables = [table(found), size_table(sizes, live, found)]
+    told = [header(facts), "", "\n\n".join(tables), ""]
     told += [f"{what}: {value} {'(must be ' + must + ')' if must else ''}".rstrip() for what, value, must in lines]
     told += [f"{what}: {_plain(value)}" for what, value in more.items()]
     told += ["", pgbench.table(written), "", desk.table(pages)]
@@ -400,14 +440,15 @@ def main() -> int:
                 for name, kinds in measured.items()
             },
             "in turns": {"gatepost": asdict(product), "ok": asdict(bare)},
+            "by live": {name: {size: asdict(one) for size, one in every.items()} for name, every in sizes.items()},
         }
         waited = {name: asdict(one) for name, one in pages.items()}
         alone = [asdict(one) for one in written]
         save("bench", {
             **document, "ratios": lines, "more": more, "pages": waited, "pgbench": alone
         }, began)  # fmt: skip
-        _quote(facts, lines, found, more, written, pages)
-    every = [product, bare]
+        _quote(facts, lines, more, tables, [pgbench.table(written), desk.table(pages)])
+    every = [product, bare, *(figures for one in sizes.values() for figures in one.values())]
     every += [figures for kinds in measured.values() for crowds in kinds.values() for figures in crowds]
     return 1 if any(sum(figures.errors.values()) for figures in every) else 0
 
@@ -421,18 +462,17 @@ def _plain(value: object) -> str:
 def _quote(
     facts: dict[str, Any],
     lines: list[tuple[str, str, str]],
-    found: dict[str, dict[str, Figures]],
     more: dict[str, Any],
-    written: list[Written],
-    pages: dict[str, desk.Waited],
+    first: list[str],
+    last: list[str],
 ) -> None:
-    """Renew the part of the results' README that speaks of this benchmark."""
+    """Renew the part of the results' README that speaks of this benchmark, with tables before and after `more`."""
     page = RESULTS / "README.md"
     text = [f"```\n{header(facts)}\n```", "", "| what | measured | must be |", "| --- | ---: | ---: |"]
     text += [f"| {what} | {value} | {must} |" for what, value, must in lines]
-    text += ["", table(found), ""]
+    text += ["", "\n\n".join(first), ""]
     text += [f"- {what}: {_plain(value)}" for what, value in more.items()]
-    text += ["", pgbench.table(written), "", desk.table(pages)]
+    text += ["", "\n\n".join(last)]
     old = page.read_text()
     page.write_text(MARK.sub(lambda mark: mark.group(1) + "\n".join(text) + "\n" + mark.group(2), old))
 

@@ -19,7 +19,7 @@ from psycopg2.extensions import set_wait_callback
 
 from loadtests import batches, seed
 from loadtests.bench import desk
-from loadtests.bench.__main__ import Figures, Watched, patched, ratios, seen, shares, stalls, watched
+from loadtests.bench.__main__ import Figures, Watched, patched, ratios, seen, shares, size_table, stalls, watched
 from loadtests.bench.pgbench import Pgbench, Written
 from loadtests.bench.pgbench import table as pgbench_table
 from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
@@ -167,6 +167,17 @@ def test_the_ratios_compare_medians() -> None:
     assert found["against a bare answer on our own server, in turns"] == "60%"
     assert found["the least and the most of a turn"] == "35% to 80%"
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
+
+
+def test_few_and_many_guests_are_told_of_every_contender() -> None:
+    def figures(rate: float, server: float) -> Figures:
+        return Figures(100, rate=[rate], server=[server], postgres=[0.0425])
+
+    sizes = {name: {100: figures(10, 0.1), 100_000: figures(30, 0.12345)} for name in ("gatepost", "row")}
+    found = {name: {"close": figures(20, 0.11)} for name in sizes}
+    *_, ours, row = size_table(sizes, 10_000, found).splitlines()
+    assert ours.endswith("| 10 | 100.0 + 42.5 | 20 | 110.0 + 42.5 | 30 | 123.5 + 42.5 |")
+    assert row.startswith("| FastAPI + asyncpg, one row one by one")
 
 
 def test_what_the_watchdog_saw_is_told_of_the_pages_alone() -> None:
