@@ -19,7 +19,7 @@ from psycopg2.extensions import set_wait_callback
 
 from loadtests import batches, seed
 from loadtests.bench import desk
-from loadtests.bench.__main__ import Figures, Watched, patched, ratios, seen, shares, size_table, stalls, watched
+from loadtests.bench.__main__ import Figures, Watched, patched, ratios, seen, shares, size_table, stalls, table, watched
 from loadtests.bench.pgbench import Pgbench, Written
 from loadtests.bench.pgbench import table as pgbench_table
 from loadtests.bench.polls import DOWN, UP, Order, Yield, complete
@@ -159,14 +159,26 @@ def test_the_ratios_compare_medians() -> None:
         return {"close": one, "keep": one}
 
     rows = {"gatepost": figures(100, 600, 500), "ok": figures(1000), "orm": figures(250), "row": figures(200)}
-    told = ratios(
-        rows, Figures(1024, rate=[60, 70, 20]), Figures(256, rate=[100, 200, 25]), [Written("tens", 10, 1, 200.0, 1.0)]
-    )
+    product = Figures(1024, rate=[60, 70, 20], server=[0.1, 0.3, 0.125], postgres=[0.05, 0.06, 0.07])
+    bare = Figures(256, rate=[100, 200, 25], server=[0.07] * 3, postgres=[0.0] * 3)
+    told = ratios(rows, product, bare, [Written("tens", 10, 1, 200.0, 1.0)])
     found = {what: value for what, value, _ in told}
     assert found["polls/s, as a share of what pgbench writes by tens"] == "25%"
     assert found["against a bare answer on our own server, in turns"] == "60%"
     assert found["the least and the most of a turn"] == "35% to 80%"
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
+
+
+def test_the_times_are_of_the_same_crowd_for_all() -> None:
+    def figures(at_once: int, rate: float) -> Figures:
+        times = [[float(at_once)]] * 4
+        return Figures(at_once, [rate], [0.1], [0.05], *times, memory=[80])
+
+    crowds = {"gatepost": (10.0, 20.0), "row": (20.0, 10.0)}
+    found = table({name: {"close": [figures(256, few), figures(1024, many)]} for name, (few, many) in crowds.items()})
+    *_, ours, row = found.splitlines()
+    assert ours.endswith("| close | 1,024 | 20 | 0.100, 0.050 | 80 | 0 | 256.0 / 256.0 / 256.0 / 256.0 |")
+    assert row.endswith("| close | 256 | 20 | 0.100, 0.050 | 80 | 0 | 256.0 / 256.0 / 256.0 / 256.0 |")
 
 
 def test_few_and_many_guests_are_told_of_every_contender() -> None:
