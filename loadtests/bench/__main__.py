@@ -266,6 +266,9 @@ def ratios(
     shares = [mine / other for mine, other in zip(product.rate, bare.rate, strict=True)]
     lines.append(("against a bare answer on our own server, in turns", f"{statistics.median(shares):.0%}", "65 %"))
     lines.append(("the least and the most of a turn", f"{min(shares):.0%} to {max(shares):.0%}", ""))
+    for what, one in (("Gatepost", product), ("the bare answer", bare)):
+        told = f"{one.polls:,.0f} polls/s, {spent(one)} CPU ms for 1,000"
+        lines.append((f"{what} in these turns, median, with {one.at_once:,} at once (server + PostgreSQL)", told, ""))
     share = rate("gatepost", "keep") / rate("ok", "keep")
     lines.append(("the same on kept connections", f"{share:.0%}", ""))
     lines.append(

@@ -166,6 +166,11 @@ def test_the_ratios_compare_medians() -> None:
     assert found["polls/s, as a share of what pgbench writes by tens"] == "25%"
     assert found["against a bare answer on our own server, in turns"] == "60%"
     assert found["the least and the most of a turn"] == "35% to 80%"
+    turns = {what.partition(" in these turns")[0]: value for what, value in found.items() if " in these turns" in what}
+    assert turns == {
+        "Gatepost": "60 polls/s, 125.0 + 60.0 CPU ms for 1,000",
+        "the bare answer": "100 polls/s, 70.0 + 0.0 CPU ms for 1,000",
+    }
     assert found["polls/s, against FastAPI + asyncpg one row by one"] == "2.50 ×"
 
 
