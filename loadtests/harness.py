@@ -488,6 +488,11 @@ class Run:
         mine, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         return mine.ru_utime + mine.ru_stime + ended.ru_utime + ended.ru_stime
 
+    def begun(self) -> dict[str, Any]:
+        """The facts as far as they stand when a run begins: what others use of the machine does not."""
+        facts = self.facts()
+        return {name: value for name, value in facts.items() if name not in ("seconds", "others", "shared")}
+
     def facts(self, still_running: Sequence[int] = ()) -> dict[str, Any]:
         """Commit, date, command, hardware, versions, cores, and how much of the machine others used meanwhile.
 
@@ -514,8 +519,8 @@ class Run:
 def header(facts: Mapping[str, Any]) -> str:
     """The facts of a run in lines, for the top of a table."""
     names = ("commit", "date", "command", "machine", "system", "cores", "others")
-    lines = [f"{name:9} {facts[name]}" for name in names]
-    if facts["shared"]:
+    lines = [f"{name:9} {facts[name]}" for name in names if name in facts]
+    if facts.get("shared"):
         lines.append("SHARED    the machine did other work meanwhile: read ratios, not figures")
     told = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return "\n".join([*lines, *textwrap.wrap(f"versions  {told}", 110, subsequent_indent=" " * 10)])
@@ -527,3 +532,14 @@ def save(name: str, document: Mapping[str, Any], began: datetime.datetime) -> Pa
     path = RESULTS / f"{name}-{began:%Y-%m-%d}.json"
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def quote(name: str, text: str) -> None:
+    """Renews the part of the results' README between `<!-- name -->` and `<!-- /name -->`."""
+    page = RESULTS / "README.md"
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} has no part between {begin.strip()} and {end}")
+    page.write_text(f"{before}{begin}{text}\n{end}{after}")

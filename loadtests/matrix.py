@@ -33,6 +33,7 @@ from loadtests.harness import (
     header,
     offer,
     outside_services,
+    quote,
     raise_file_limit,
     save,
     say,
@@ -187,6 +188,25 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(parts) + "</html>\n"
 
 
+def summary(document: dict[str, Any], name: str) -> str:
+    """What the results' README says of a whole run, kept under this name: its facts, and the polls beside each wait."""
+    facts, servers = document["facts"], [server["name"] for server in document["servers"]]
+    lines = [
+        "```", header(facts), "```", "",
+        f"[{name}]({name}), with pictures [matrix.html](matrix.html); {facts['seconds'] // 60} minutes. The polls "
+        "beside each wait, p99 in ms (a dash: polls were lost, after 8 s without an answer):", "",
+        "| wait | " + " | ".join(servers) + " |", "| --- |" + " ---: |" * len(servers),
+    ]  # fmt: skip
+    for wait in document["waits"]:
+        cells = {cell["server"]: cell for cell in document["cells"] if cell["wait"] == wait["letter"]}
+        told = [
+            "–" if "failed" in cells[server] or cells[server]["polls"]["failed"]
+            else figure(cells[server]["polls"]["p99_ms"]) for server in servers
+        ]  # fmt: skip
+        lines.append(f"| ({wait['letter']}) {wait['title']}, {wait['rate']:g}/s | " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
 def picture(cells: Sequence[dict[str, Any]]) -> str:
     """The diagrams of one wait, over the servers."""
     measured = [cell for cell in cells if "failed" not in cell]
@@ -256,7 +276,7 @@ def main() -> int:
         with outside:
             watched = {"database": server_of_data.pid, "outside": outside.pid}
             rig = Rig(run.cores, server_of_data.url, port, watched)
-            say(header(run.facts(list(watched.values()))) + "\n\n" + explanation(CONNECTIONS))
+            say(header(run.begun()) + "\n\n" + explanation(CONNECTIONS))
             for wait in WAITS:
                 if wait.letter not in asked.wait or asked.only_claims:
                     continue
@@ -287,6 +307,7 @@ def keep(document: dict[str, Any], run: Run, *, whole: bool) -> tuple[Path, Path
     """Writes the results: a whole run where results are kept, a part of one where output goes."""
     if whole:
         written, html = save("matrix", document, run.began), RESULTS / "matrix.html"
+        quote("matrix", summary(document, written.name))
     else:
         written, html = OUT / "matrix-part.json", OUT / "matrix-part.html"
         written.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

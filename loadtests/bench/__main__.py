@@ -30,7 +30,7 @@ from loadtests import harness, seed
 from loadtests.bench import desk, pgbench
 from loadtests.bench.pgbench import Pgbench, Written
 from loadtests.bench.polls import Order, Yield
-from loadtests.harness import OUT, RESULTS, ROOT, Cores, Program, Run, header, save, say
+from loadtests.harness import OUT, ROOT, Cores, Program, Run, header, save, say
 from loadtests.soak import Steady
 from portal.keys import Keyring
 from portal.store.embedded import Postgres
@@ -54,7 +54,6 @@ SIZES = (100, 100_000)
 SIZE_SECONDS = 2.0
 LEARNED_A_SECOND = 4000
 """Guests of whom a server that remembers them hears in a second of its warm-up."""
-MARK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,14 +479,12 @@ def _quote(
     last: list[str],
 ) -> None:
     """Renew the part of the results' README that speaks of this benchmark, with tables before and after `more`."""
-    page = RESULTS / "README.md"
     text = [f"```\n{header(facts)}\n```", "", "| what | measured | must be |", "| --- | ---: | ---: |"]
     text += [f"| {what} | {value} | {must} |" for what, value, must in lines]
     text += ["", "\n\n".join(first), ""]
     text += [f"- {what}: {_plain(value)}" for what, value in more.items()]
     text += ["", "\n\n".join(last)]
-    old = page.read_text()
-    page.write_text(MARK.sub(lambda mark: mark.group(1) + "\n".join(text) + "\n" + mark.group(2), old))
+    harness.quote("bench", "\n".join(text))
 
 
 if __name__ == "__main__":

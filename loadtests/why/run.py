@@ -79,7 +79,7 @@ def tried(names: Sequence[str]) -> tuple[dict[str, Any], Run]:
         outside, port = outside_services(run.cores.load)
         with outside:
             running = [server_of_data.pid, outside.pid]
-            say(header(run.facts(running)))
+            say(header(run.begun()))
             rig = Rig(run.cores, server_of_data.url, server_of_data.pid, port)
             for name in names:
                 began = time.monotonic()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from html import escape
+
 import pytest
 
-from loadtests.harness import offer, outside_services, split_cores
-from loadtests.matrix import WAITS, arguments, row
+from loadtests.harness import RESULTS, Run, header, offer, outside_services, quote, split_cores
+from loadtests.matrix import WAITS, arguments, row, summary
 from loadtests.servers.catalog import BY_NAME, SERVERS
 from loadtests.servers.rig import CONNECTIONS, Rig, polls, seed, start
 
@@ -43,6 +46,28 @@ def test_every_server_can_be_given_a_port_and_divides_the_connections(server):
 
 def test_a_server_that_could_not_be_measured_has_dashes():
     assert set(row({"server": "ours", "wait": "a", "failed": "it ended"})[1:]) == {"–"}
+
+
+def test_the_kept_results_agree_with_each_other():
+    kept = max(RESULTS.glob("matrix-*.json"))
+    document = json.loads(kept.read_text())
+    readme = (RESULTS / "README.md").read_text()
+    assert readme.partition("<!-- matrix -->\n")[2].partition("\n<!-- /matrix -->")[0] == summary(document, kept.name)
+    assert f"<pre>{escape(header(document['facts']))}</pre>" in (RESULTS / "matrix.html").read_text()
+
+
+def test_what_others_used_is_not_told_before_the_run_is_over():
+    assert "others" not in header(Run("python -m loadtests.matrix").begun())
+
+
+def test_a_part_of_the_readme_is_renewed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtests.harness.RESULTS", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- matrix -->\nold\n<!-- /matrix -->\nafter\n")
+    quote("matrix", "new")
+    assert page.read_text() == "before\n<!-- matrix -->\nnew\n<!-- /matrix -->\nafter\n"
+    with pytest.raises(ValueError, match="bench"):
+        quote("bench", "new")
 
 
 @pytest.mark.parametrize("name", ["ours", "fastapi"])
