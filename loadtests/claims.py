@@ -121,13 +121,14 @@ def fifty_first(rig: Rig) -> Claim:
 
     figures = each(rig, ("waitress", "gthread", "a2wsgi", "granian", "gunicorn-gevent", "ours", "fastapi"), try_one)
     held = [line["server"] for line in figures if (line.get("the 51st waited, ms") or 0) > 1000]
+    lost = [f"{line['server']} {line['errors']}" for line in figures if line.get("errors")]
     return Claim(
         "The 51st request waits",
         "50 requests that wait 2 s for an outside service; half a second later 10 for a page that waits for nothing. "
         "A server that has only 50 threads lets them wait 1.5 s.",
         figures,
-        f"It waits under: {', '.join(held) or 'none of them'}. Gunicorn's 10 × 5 threads are 10 lines of 5: a request "
-        "may wait behind a full process while another is free.",
+        f"It waits under: {', '.join(held) or 'none of them'}. Had an error, of the 60: {', '.join(lost) or 'none'}. "
+        "Gunicorn's 10 × 5 threads are 10 lines of 5: a request may wait behind a full process while another is free.",
     )
 
 
