@@ -446,6 +446,8 @@ def listen(host: str, port: int, backlog: int = 4096, *, reuse_port: bool = Fals
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from None
+        taken = "; is another server running? server.port in config.toml sets another port"
+        said = f"cannot listen on {host} port {port}: {error.strerror}"
+        raise OSError(error.errno, said + (taken if error.errno == errno.EADDRINUSE else "")) from None
     sock.setblocking(False)
     return sock

@@ -457,8 +457,11 @@ def test_ipv6_listens_for_ipv4_too_and_calls_it_by_its_own_name() -> None:
 
 
 def test_a_port_in_use_is_named(here: House) -> None:
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1 port {here.address[1]}: .*in use"):
+    said = rf"cannot listen on 127.0.0.1 port {here.address[1]}: .*in use; is another server running\? server.port in "
+    with pytest.raises(OSError, match=said):
         listen("127.0.0.1", here.address[1])
+    with pytest.raises(OSError, match="cannot listen on 192.0.2.1 port 0: [^;]*$"):  # nobody's address, so not taken
+        listen("192.0.2.1", 0)
 
 
 def test_several_processes_may_share_a_port() -> None:
