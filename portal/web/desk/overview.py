@@ -183,9 +183,13 @@ def _asking(visit: Visit, health: Health, clock: Clock) -> Finding:
 
 
 def steps(visit: Visit, lacking: Setup) -> list[Step]:
-    """The way from an empty network to the first guest; the first thing not done is what comes next."""
+    """The way from an empty network to the first guest; the first thing not done is what comes next.
+
+    The page of networks shows the same steps while there is no network (templates/desk/networks.html).
+    """
     codes = lacking.codes > 0 or lacking.click
     wanted = [
+        ("Create your network", "Its name and colour are what guests see.", True, "", ""),
         ("Make a plan", "How long, how much, on how many devices.", lacking.plans > 0, "plan_new", "New plan"),
         (
             "Connect the router",

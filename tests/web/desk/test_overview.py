@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -24,11 +25,11 @@ def steps(browser: Browser, path: str = HOME) -> tuple[int, str]:
 
 
 def test_an_empty_network_leads_step_by_step_to_the_first_guest(office: Office, ana: Browser, linde: Network) -> None:
-    assert steps(ana) == (0, "Make a plan")
+    assert steps(ana) == (1, "Make a plan")
     plan = office.plan(linde, "An hour", minutes=60)
-    assert steps(ana) == (1, "Connect the router")
+    assert steps(ana) == (2, "Connect the router")
     gateway = office.gateway(linde, "linde-lobby")
-    assert steps(ana) == (2, "Hear from it")
+    assert steps(ana) == (3, "Hear from it")
     for path in ("/desk/", HOME, f"{HOME}gateways"):
         page = ana.opens(path)
         assert "not heard yet" in page
@@ -38,16 +39,34 @@ def test_an_empty_network_leads_step_by_step_to_the_first_guest(office: Office, 
             sql("test.heard", "INSERT INTO heartbeat (gateway_id, at, steady_since) VALUES (:id, now(), now())"),
             {"id": gateway.id},
         )
-    assert steps(ana) == (3, "Issue vouchers")
+    assert steps(ana) == (4, "Issue vouchers")
     office.codes(plan, 3)
-    assert steps(ana) == (4, "Welcome the first guest")
+    assert steps(ana) == (5, "Welcome the first guest")
+
+
+def test_the_page_without_a_network_shows_the_same_steps(office: Office) -> None:
+    cleo = office.browser(office.operator("cleo@linde.example", operators.Role.OWNER))
+    assert steps(cleo, "/desk/") == (0, "Create your network")
+    before = cleo.opens("/desk/").html
+    office.network("hotel-linde", "Hotel Linde")
+    after = cleo.opens(HOME).html
+    told = [
+        re.findall(
+            r'<b>([^<]+)</b>.*?<p class="soft">([^<]+)</p>', html.split('<ol class="steps">')[1].split("</ol>")[0]
+        )
+        for html in (before, after)
+    ]
+    assert told[0] == told[1]
+    assert len(told[0]) == 6
+    assert "0 of 6 done" in before
+    assert "1 of 6 done" in after
 
 
 def test_a_way_in_by_a_click_is_as_good_as_codes(office: Office, ana: Browser, linde: Network) -> None:
     plan = office.plan(linde, "An hour", minutes=60)
     with office.store.transaction() as db:
         networks.set_click_plan(db, linde.id, plan.id)
-    assert steps(ana)[0] == 2
+    assert steps(ana)[0] == 3
 
 
 def test_the_desk_is_shown_the_steps_without_what_it_may_not_do(office: Office, linde: Network) -> None:
