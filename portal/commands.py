@@ -13,14 +13,12 @@ import csv
 import getpass
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
@@ -303,25 +301,8 @@ def gateway_replace(office: Office, given: argparse.Namespace) -> None:
 
 
 def _lines(office: Office, gateway: Gateway, key: str) -> str:
-    host, port = reached_at(office.settings)
+    host, port = gateways.reached_at(office.settings)
     return gateways.router_lines(host, port, gateway, key)
-
-
-def reached_at(settings: Settings) -> tuple[str, int]:
-    """Where routers reach us over plain HTTP: the public name, else the address we listen on, else the one that this
-    machine would send from."""
-    public = urlsplit(settings.server.public_url)
-    if public.hostname:
-        # TLS is for browsers; routers take the plain port of the same name.
-        return public.hostname, 80 if public.scheme == "https" else public.port or 80
-    if settings.server.host not in ("0.0.0.0", "::", ""):  # noqa: S104
-        return settings.server.host, settings.server.port
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks the kernel which address it would take
-            return str(probe.getsockname()[0]), settings.server.port
-        except OSError:
-            return socket.gethostname(), settings.server.port
 
 
 def browsers_reach_us_at(settings: Settings) -> str:
@@ -329,7 +310,7 @@ def browsers_reach_us_at(settings: Settings) -> str:
     if settings.server.public_url:
         return settings.server.public_url
     host = settings.server.host
-    return f"http://{'localhost' if host in ('0.0.0.0', '::', '') else host}:{settings.server.port}"  # noqa: S104
+    return f"http://{'localhost' if host in gateways.EVERYWHERE else host}:{settings.server.port}"
 
 
 def _heard(health: Health, now: datetime) -> str:

@@ -7,6 +7,7 @@ Never answers a gateway and never decides about a guest. A caller that finds no 
 from portal.gateways.heartbeats import GatewayFacts, Health, Ping, Trust, adopted, health, heartbeats, inbox, roll_call
 from portal.gateways.memory import Gateways
 from portal.gateways.records import (
+    EVERYWHERE,
     KEY_GRACE,
     LARGEST_INBOX,
     Gateway,
@@ -21,6 +22,7 @@ from portal.gateways.records import (
     make_key,
     newest_key,
     note_unknown,
+    reached_at,
     record_address,
     replace,
     retire,
@@ -29,6 +31,7 @@ from portal.gateways.records import (
 )
 
 __all__ = [
+    "EVERYWHERE",
     "KEY_GRACE",
     "LARGEST_INBOX",
     "Gateway",
@@ -52,6 +55,7 @@ __all__ = [
     "make_key",
     "newest_key",
     "note_unknown",
+    "reached_at",
     "record_address",
     "replace",
     "retire",

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import secrets
+import socket
 import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Row
 
 from portal import fields, wifidog
+from portal.config import Settings
 from portal.fields import Invalid
 from portal.keys import Keyring
 from portal.store import sql
@@ -26,6 +29,9 @@ LARGEST_INBOX: Final = 200
 INBOX_PATIENCE: Final = timedelta(minutes=10)
 # How long the key before the newest stays valid: time to visit a site.
 KEY_GRACE: Final = timedelta(days=7)
+
+EVERYWHERE: Final = ("0.0.0.0", "::", "")  # noqa: S104
+"""What `server.host` says to listen on every address; none of these is one that a router could call."""
 
 _KEY_SIGNS: Final = string.ascii_lowercase + string.digits
 
@@ -469,6 +475,23 @@ FirewallRuleSet unknown-users {
 FirewallRuleSet locked-users {
     FirewallRule block to 0.0.0.0/0
 }"""
+
+
+def reached_at(settings: Settings) -> tuple[str, int]:
+    """Where routers reach us over plain HTTP: the public name, else the address we listen on, else the one that this
+    machine would send from."""
+    public = urlsplit(settings.server.public_url)
+    if public.hostname:
+        # TLS is for browsers; routers take the plain port of the same name.
+        return public.hostname, 80 if public.scheme == "https" else public.port or 80
+    if settings.server.host not in EVERYWHERE:
+        return settings.server.host, settings.server.port
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks the kernel which address it would take
+            return str(probe.getsockname()[0]), settings.server.port
+        except OSError:
+            return socket.gethostname(), settings.server.port
 
 
 def router_lines(host: str, port: int, gateway: Gateway, key: str) -> str:

@@ -247,12 +247,17 @@ def suggestion(gateway: Gateway) -> str:
 
 
 def reached_at(visit: Visit) -> tuple[str, int]:
-    """Where routers reach us, over plain HTTP: the public name, or the one this page was asked by."""
-    public = urlsplit(visit.portal.settings.server.public_url)
-    if public.scheme == "https":
-        # TLS is for browsers; routers take the plain port of the same name.
-        return public.hostname or "", 80
-    asked = urlsplit(visit.portal.settings.server.public_url or request.host_url)
+    """Where routers reach us, over plain HTTP: what the settings say, else the name this page was asked by.
+
+    A name that only this machine knows, as through an SSH tunnel, is of no use to a router.
+    """
+    settings = visit.portal.settings
+    asked = urlsplit(request.host_url)
+    through_a_tunnel = (
+        asked.hostname in ("localhost", "127.0.0.1", "::1") and settings.server.host in gateways.EVERYWHERE
+    )
+    if settings.server.public_url or through_a_tunnel:
+        return gateways.reached_at(settings)
     return asked.hostname or "", asked.port or 80
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from portal import gateways, operators, wifidog
+from portal.config import Settings
 from portal.gateways import Gateway, Ping
 from portal.networks import Network
 from portal.store import sql
@@ -214,6 +215,16 @@ def test_routers_take_the_plain_port_where_browsers_have_tls(office: Office, lin
     browser.client.environ_base["wsgi.url_scheme"] = "https"
     page = browser.opens(f"{HOME}/gateways/{gateway.id}")
     assert "Hostname wifi.linde.example SSLAvailable no HTTPPort 80 Path" in page
+
+
+def test_no_router_is_told_to_call_localhost_when_the_desk_was_reached_through_a_tunnel(
+    office: Office, ana: Browser, linde: Network
+) -> None:
+    gateway = office.gateway(linde, "linde-lobby")
+    page = ana.opens(f"{HOME}/gateways/{gateway.id}")
+    host, port = gateways.reached_at(Settings())
+    assert host not in ("localhost", "127.0.0.1")
+    assert f"Hostname {host} SSLAvailable no HTTPPort {port} Path" in page
 
 
 @pytest.mark.usefixtures("linde")
