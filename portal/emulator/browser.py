@@ -61,7 +61,9 @@ class Page:
             if form.names.issuperset(names) and (names or form.method == "POST"):
                 return form
         wanted = f"a form with {', '.join(names)}" if names else "a form to send"
-        raise LookupError(f"expected {wanted} on the page at {urlsplit(self.url).path} (status {self.status})")
+        said = f"expected {wanted} on the page at {urlsplit(self.url).path} (status {self.status})"
+        unknown = "; a server that does not know this gateway answers so: adopt it there first"
+        raise LookupError(said + (unknown if self.status == 404 else ""))
 
 
 class _Forms(HTMLParser):

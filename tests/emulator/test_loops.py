@@ -354,6 +354,9 @@ def test_a_crowd_without_a_way_in_says_why(make: Make, server: AuthServer, clock
     server.raw["page"] = OK + b"no forms"
     Crowd(gateway, [gateway.guest("a")], [], notes.append, clock).step()
     assert notes == ["a: no way in: expected a form to send on the page at /wifidog/login/ (status 200)"]
+    server.raw["page"] = b"HTTP/1.1 404 Not Found\r\n\r\nno such gateway"
+    Crowd(gateway, [gateway.guest("b")], [], notes.append, clock).step()
+    assert notes[1].endswith("(status 404); a server that does not know this gateway answers so: adopt it there first")
 
 
 # --- the command line ---
