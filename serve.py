@@ -72,14 +72,14 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     logs.configure(settings.log.level, settings.log.format)
-    if options.worker is not None:
-        number, listening, ready, leader = options.worker
-        listener = socket.socket(fileno=listening)
-        return _work(
-            settings, settings.database.url, listener, lambda: os.write(ready, bytes([number])), worker=number,
-            leader=leader,
-        )  # fmt: skip
     try:
+        if options.worker is not None:
+            number, listening, ready, leader = options.worker
+            listener = socket.socket(fileno=listening)
+            return _work(
+                settings, settings.database.url, listener, lambda: os.write(ready, bytes([number])), worker=number,
+                leader=leader,
+            )  # fmt: skip
         listener = listen(settings.server.host, settings.server.port, settings.server.backlog)
         with database(settings) as (url, postgres):
             if settings.server.workers > 1:
@@ -130,7 +130,10 @@ def calm_collector() -> None:
 
 
 def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: socket.socket, file: Path | None) -> int:
-    """Hold the listening socket, keep the workers alive, pass signals on."""
+    """Hold the listening socket, keep the workers alive, pass signals on.
+
+    A worker that ends is started again, unless none in its place has answered yet: then the server cannot start.
+    """
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -158,13 +161,21 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
     workers = [start(number + 1) for number in range(settings.server.workers)]
     born = [time.monotonic()] * len(workers)
     answering: set[int] = set()  # by number
+    proven: set[int] = set()  # in whose place one has answered
     welcomed = False
     while not stopped.wait(0.1):
         # In this order: what a dead one has said is read before it is forgotten, and not taken for its successor's.
         dead = {place + 1 for place, worker in enumerate(workers) if worker.poll() is not None}
         if select.select([ready], [], [], 0)[0]:
             answering.update(os.read(ready, select.PIPE_BUF))
+        proven |= answering
         answering -= dead
+        # One that was told to stop, perhaps by whoever tells us at this moment, says nothing about how the next fares.
+        failed = [n for n in dead - proven if -workers[n - 1].returncode not in (signal.SIGTERM, signal.SIGINT)]
+        if failed:
+            log.critical("workers cannot start, and the process ends", extra={"workers": sorted(failed)})
+            lost.append("workers")
+            break
         if not welcomed and len(answering) == len(workers):
             _welcome(settings, url, listener)
             welcomed = True

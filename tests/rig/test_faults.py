@@ -14,10 +14,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import gevent
+import pytest
 from gevent.event import Event
+from sqlalchemy import make_url
 
 from portal import grants, networks, sessions
 from portal.emulator import Gateway
+from tests.conftest import Cluster
+from tests.journeys.live import Live
 from tests.rig.conftest import Venue
 
 STALL_SECONDS = 60
@@ -211,6 +215,21 @@ def test_a_worker_that_dies_is_started_again(venue_on: Callable[..., Venue]) -> 
     assert 'worker="1"' in shown, "a scrape of any worker shows them all"
     assert 'worker="2"' in shown
     assert venue.live.stop() == 0
+
+
+def test_a_server_whose_workers_cannot_start_says_why_and_ends_with_1(
+    directory: Path, database_url: str, cluster: Cluster
+) -> None:
+    name = make_url(database_url).database
+    cluster.run(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    live = Live(directory, database_url, server__workers="2")
+    try:
+        with pytest.raises(AssertionError, match=r"serve\.py ended with 1:"):
+            live.start()
+    finally:
+        live.close()
+    assert "cannot start: the database has synchronous_commit = off" in live.said()
+    assert "Traceback" not in live.said(), live.said()
 
 
 def test_workers_make_room_when_their_leader_is_gone(venue_on: Callable[..., Venue]) -> None:
