@@ -134,11 +134,19 @@ class Route:
         return [method for method, wanted in (("GET", self.gets), ("POST", self.posts)) if wanted]
 
 
+def cookie_name(portal: Portal, name: str) -> str:
+    """The name of one of the desk's cookies: this installation's own, and the same in each of its processes.
+
+    Browsers keep cookies by host and ignore the port: two installations on one host would sign each other out.
+    """
+    return f"{name}_{portal.keyring.short('desk cookies')}"
+
+
 def install(app: Flask, portal: Portal) -> None:
     """What the gate needs of the application: keys, and cookies that no script and no other site gets hold of."""
     app.secret_key = portal.keyring.secret("desk cookies")
     app.config.update(
-        SESSION_COOKIE_NAME="gatepost",
+        SESSION_COOKIE_NAME=cookie_name(portal, "gatepost"),
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=portal.settings.server.public_url.startswith("https:"),

@@ -20,7 +20,7 @@ from portal.web.desk import pages
 from portal.web.desk.forms import Form
 from portal.web.desk.frame import clock_of, show, to
 from portal.web.desk.words import Clock, span
-from portal.web.guards import SECRET, Route, Visit, Who
+from portal.web.guards import SECRET, Route, Visit, Who, cookie_name
 
 KNOWN_COOKIE: Final = "gatepost_known"
 KNOWN_LIFE: Final = timedelta(days=365)
@@ -161,7 +161,7 @@ def _mark(visit: Visit, email: str) -> str:
 
 def _known(visit: Visit) -> list[str]:
     """Whose sign-ins this browser remembers, by a cookie that we signed."""
-    cookie = request.cookies.get(KNOWN_COOKIE, "")[:512]
+    cookie = request.cookies.get(cookie_name(visit.portal, KNOWN_COOKIE), "")[:512]
     payload = visit.portal.keyring.unsign("known browser", cookie, int(visit.now.timestamp())) if cookie else None
     return payload.decode("ascii", "replace").split() if payload else []
 
@@ -171,7 +171,7 @@ def _remember(visit: Visit, operator: Operator, response: Response) -> Response:
     marks = [mark, *(other for other in _known(visit) if other != mark)][:MOST_KNOWN]
     until = visit.now + KNOWN_LIFE
     response.set_cookie(
-        KNOWN_COOKIE,
+        cookie_name(visit.portal, KNOWN_COOKIE),
         visit.portal.keyring.sign("known browser", " ".join(marks).encode(), int(until.timestamp())),
         max_age=int(KNOWN_LIFE.total_seconds()),
         path="/desk/",

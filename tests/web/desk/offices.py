@@ -136,6 +136,18 @@ class Browser:
     def __init__(self, app: Flask) -> None:
         self.client = app.test_client()
         self.token = ""
+        self._name = str(app.config["SESSION_COOKIE_NAME"])
+
+    @property
+    def cookie(self) -> str | None:
+        """What the cookie of the sign-in holds."""
+        found = self.client.get_cookie(self._name)
+        return None if found is None else found.value
+
+    @cookie.setter
+    def cookie(self, value: str | None) -> None:
+        assert value is not None
+        self.client.set_cookie(self._name, value)
 
     def opens(self, path: str, **headers: str) -> Page:
         page = Page(self.client.get(path, headers=headers, follow_redirects=True))

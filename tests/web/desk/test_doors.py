@@ -103,16 +103,16 @@ def test_too_many_tries_are_put_off_but_not_for_a_browser_that_is_known(office: 
 def test_what_the_browser_held_before_a_sign_in_is_worth_nothing_after_it(office: Office, owner: Operator) -> None:
     browser = office.browser()
     browser.opens("/desk/sign-in")
-    before, token = browser.client.get_cookie("gatepost"), browser.token
+    before, token = browser.cookie, browser.token
     browser.sends("/desk/sign-in", {"email": owner.email, "password": PASSWORD})
-    first = browser.client.get_cookie("gatepost")
+    first = browser.cookie
     assert before is not None
     assert first is not None
-    assert first.value != before.value
+    assert first != before
     assert browser.client.post("/desk/me/sign-out-others", data={"csrf_token": token}).status_code == 400
     browser.opens("/desk/me")
     browser.sends("/desk/sign-out")
-    browser.client.set_cookie("gatepost", first.value)
+    browser.cookie = first
     assert browser.gets("/desk/").location.startswith("/desk/sign-in")
 
 
@@ -168,6 +168,23 @@ def test_an_operator_who_is_stopped_is_out_at_once(office: Office) -> None:
     with office.store.transaction("operators") as db:
         operators.disable(db, ben, office.now())
     assert browser.gets("/desk/").location.startswith("/desk/sign-in")
+
+
+def test_two_installations_on_one_host_do_not_sign_each_other_out(
+    office: Office, owner: Operator, store: Store, keyring: Keyring, offload: Offload, tmp_path: Path
+) -> None:
+    """Cookies ignore the port: a browser shows each of the two what the other one set."""
+    other = Office(store, Keyring.load_or_create(tmp_path), offload)
+    names = {}
+    for each in (office, other):
+        browser = each.browser()
+        browser.opens("/desk/sign-in")
+        page = browser.sends("/desk/sign-in", {"email": owner.email, "password": PASSWORD}, follow=False)
+        names[each] = {cookie.split("=")[0] for cookie in page.response.headers.getlist("Set-Cookie")}
+    assert len(names[office]) == 2
+    assert names[office].isdisjoint(names[other])
+    again = Office(store, keyring, offload)
+    assert again.app.config["SESSION_COOKIE_NAME"] in names[office]  # another worker, or the next start
 
 
 # Orders of other sites
@@ -284,9 +301,7 @@ def test_while_the_records_are_away_the_desk_says_so_and_when_to_come_back(
 ) -> None:
     away = Store(f"postgresql://nobody@/none?host={tmp_path}", connect_seconds=0.2)
     browser = Browser(Office(away, keyring, offload, clock=office.now).app)
-    cookie = ana.client.get_cookie("gatepost")
-    assert cookie is not None
-    browser.client.set_cookie("gatepost", cookie.value)
+    browser.cookie = ana.cookie
     page = browser.gets("/desk/")
     assert page.status == 503
     assert "We cannot reach our records" in page

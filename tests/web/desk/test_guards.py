@@ -243,7 +243,7 @@ def _both(browser: Browser, town: Town, route: Route, slug: str) -> list[Any]:
     path = town.path(route, slug)
     pages = [browser.gets(path)] if route.gets else []
     if route.posts:
-        if browser.client.get_cookie("gatepost") is not None:
+        if browser.cookie is not None:
             browser.opens("/desk/me")
         pages.append(browser.sends(path, {**FORM, "plan": town.ids["plan_id"]}, follow=False))
     return pages

@@ -49,7 +49,7 @@ def test_without_a_password_one_is_made_and_shown_once(
     assert added is not None
     assert office.offload.verify_password(added.password_hash, made[1])
     assert made[1] not in ana.opens(HOME).html
-    assert made[1] not in str(ana.client.get_cookie("gatepost"))
+    assert made[1] not in str(ana.cookie)
 
 
 @pytest.mark.usefixtures("linde")
