@@ -613,21 +613,12 @@ def sign_in(
     its own.
     """
     operator_id, stored, buckets = _verified(store, email, password, verify, now, known)
-    secret = secrets.token_urlsafe(32)
-    values = {
-        "operator_id": operator_id,
-        "secret_hash": _hash(secret),
-        "now": now,
-        "expires_at": now + SESSION_LIFE,
-        "address": address[:64],
-        "agent": _printable(agent)[:200],
-    }
     while True:
         with store.transaction("operators", caller="sign in") as db:
-            if db.execute(START_SESSION, {**values, "password_hash": stored}).first() is not None:
+            secret = start_session(db, operator_id, stored, now, address=address, agent=agent)
+            if secret is not None:
                 throttle.refill(db, buckets)
                 operator = _must(get(db, operator_id))
-                audit(db, operator.email, "operator.sign_in", address[:64], now, operator_id=operator_id)
                 break
             changed = db.execute(PASSWORD, {"operator_id": operator_id}).scalar()
         # Another window of his may have signed in at this moment, and had the same password hashed anew.
@@ -636,6 +627,30 @@ def sign_in(
         stored = changed
     _renew(store, operator_id, stored, _typed(password), renew)
     return secret, operator
+
+
+def start_session(
+    db: Connection, operator_id: int, password_hash: str, now: datetime, *, address: str = "", agent: str = ""
+) -> str | None:
+    """The secret of a browser whose operator has just proved who he is; None where he may not sign in (any more).
+
+    `password_hash` is the stored one that the proof rests on: a session never outlives a password changed meanwhile.
+    """
+    secret = secrets.token_urlsafe(32)
+    values = {
+        "operator_id": operator_id,
+        "password_hash": password_hash,
+        "secret_hash": _hash(secret),
+        "now": now,
+        "expires_at": now + SESSION_LIFE,
+        "address": address[:64],
+        "agent": _printable(agent)[:200],
+    }
+    if db.execute(START_SESSION, values).first() is None:
+        return None
+    operator = _must(get(db, operator_id))
+    audit(db, operator.email, "operator.sign_in", address[:64], now, operator_id=operator_id)
+    return secret
 
 
 def _renew(store: Store, operator_id: int, stored: str, password: str, renew: Callable[[str, str], str | None]) -> None:

@@ -98,8 +98,6 @@ def test_from_the_setup_link_to_the_first_guest_all_in_the_browser(
         desk.get_by_label("Your name").fill("Ana Brandt")
         desk.get_by_label("Password").fill(PASSWORD)
         desk.get_by_role("button", name="Create the account").click()
-        signs_in(desk, live.url, "ana@linde.example")
-
         desk.get_by_role("link", name="New network").click()
         field(desk, "Name").fill("Hotel Linde")
         field(desk, "Colour").fill("#7a2e1d")

@@ -39,7 +39,7 @@ class BrowserRow:
 
 
 def setup(visit: Visit, token: str) -> Response:
-    """The page of the one-time link: makes the first operator."""
+    """The page of the one-time link: makes the first operator, and signs him in."""
     with visit.portal.store.read("operators", caller="desk setup") as db:
         found = operators.invitation(db, token, visit.now)
     if found is None or found.purpose != "setup":
@@ -52,8 +52,11 @@ def setup(visit: Visit, token: str) -> Response:
         if form.good and hashed:
             try:
                 with visit.writing("setup") as db:
-                    operators.use_setup(db, token, email, name, hashed, visit.now)
-                return _welcome("The account is made. Sign in with it.")
+                    operator = operators.use_setup(db, token, email, name, hashed, visit.now)
+                    secret = operators.start_session(db, operator.id, hashed, visit.now, **_whence())
+                # The link works once and the password was just typed: asking for it again would prove nothing more.
+                notice = f"The account is made, and you are signed in as {operator.email}."
+                return _admitted(visit, operator, secret, pages.url("networks"), notice)
             except Invalid as error:
                 if error.field == "link":
                     return _over("Somebody else used it a moment ago.")
@@ -120,8 +123,7 @@ def sign_in(visit: Visit) -> Response:
                 renew=visit.portal.offload.renewed,
                 now=visit.now,
                 known=_mark(visit, email) in _known(visit),
-                address=request.remote_addr or "",
-                agent=request.headers.get("User-Agent", ""),
+                **_whence(),
             )
         except SignInRefused as refused:
             status = 429 if refused.retry_seconds != 0 else 403
@@ -130,13 +132,23 @@ def sign_in(visit: Visit) -> Response:
             status = 503
             form.wrong("", BUSY)
         else:
-            # Nothing of what the browser held before goes on: neither its secret nor the token of its forms.
-            session.clear()
-            session[SECRET] = secret
-            return _remember(visit, operator, to(_inside(form.value("next"))))
+            return _admitted(visit, operator, secret, _inside(form.value("next")))
     elif visit.signed_in is not None:
         return to(pages.url("networks"))
     return pages.html("sign_in.html", {"form": form}, status)
+
+
+def _admitted(visit: Visit, operator: Operator, secret: str | None, target: str, notice: str = "") -> Response:
+    """On to `target` as that operator. Nothing of what the browser held before goes on: neither its secret nor the
+    token of its forms."""
+    session.clear()
+    session[SECRET] = secret
+    return _remember(visit, operator, to(target, notice))
+
+
+def _whence() -> dict[str, str]:
+    """Where a sign-in comes from, as it is kept."""
+    return {"address": request.remote_addr or "", "agent": request.headers.get("User-Agent", "")}
 
 
 def _refusal(refused: SignInRefused) -> str:

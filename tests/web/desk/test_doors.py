@@ -31,8 +31,25 @@ def count(db: Connection, table: str) -> int:
 def test_the_setup_link_makes_the_first_operator_who_then_owns_everything(office: Office) -> None:
     browser, link = office.browser(), office.setup_link()
     page = browser.fills_in(link, {"email": "ana@linde.example", "name": "Ana Brandt", "password": PASSWORD})
-    assert "Sign in with it" in page
-    assert "Create your network" in browser.signs_in("ana@linde.example")
+    assert "you are signed in as ana@linde.example" in page
+    assert "Create your network" in page
+    assert browser.gets("/desk/me").status == 200
+    with office.store.read("operators") as db:
+        assert [entry.action for entry in operators.record(db, None)] == ["operator.sign_in", "operator.first"]
+    assert "Create your network" in office.browser().signs_in("ana@linde.example")
+
+
+def test_the_setup_link_signs_in_whoever_used_it_and_with_nothing_from_before(office: Office) -> None:
+    browser, late, link = office.browser(), office.browser(), office.setup_link()
+    late.opens(link)
+    browser.opens(link)
+    before, token = browser.cookie, browser.token
+    page = browser.sends(link, {"email": "ana@linde.example", "name": "Ana", "password": PASSWORD}, follow=False)
+    assert page.location == "/desk/"
+    assert browser.cookie != before
+    assert browser.client.post("/desk/me/sign-out-others", data={"csrf_token": token}).status_code == 400
+    assert late.sends(link, {"email": "ana@linde.example", "name": "Eve", "password": PASSWORD}).status == 410
+    assert late.gets("/desk/").location.startswith("/desk/sign-in")
 
 
 def test_the_setup_link_works_once(office: Office) -> None:
