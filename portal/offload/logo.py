@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 PIXELS = 16_000_000
 EDGES = (512, 384, 256, 192, 128, 96)
-"""The longer side, in pixels; a phone shows 48 CSS pixels of height. The first that fits is taken."""
+"""The longer side, in pixels; a phone shows at most 112 CSS pixels of height. The first that fits is taken."""
 BYTES = 14 * 1024
 """What it may weigh: a guest's page and its style leave so much of 30 kB."""
 COLOURS = 64

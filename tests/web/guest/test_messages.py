@@ -143,7 +143,7 @@ def test_style_sheets_stand_under_the_hash_of_their_content_and_are_kept_for_eve
         assert other.response.headers["Cache-Control"] == "no-cache"
 
 
-def test_a_logo_stands_for_the_name_and_changes_its_address_with_its_picture(hotel: Hotel) -> None:
+def test_a_logo_stands_above_the_name_and_changes_its_address_with_its_picture(hotel: Hotel) -> None:
     addresses = []
     for colour in ("red", "blue"):
         picture = io.BytesIO()
@@ -151,9 +151,11 @@ def test_a_logo_stands_for_the_name_and_changes_its_address_with_its_picture(hot
         with hotel.store.transaction() as db:
             networks.set_logo(db, hotel.network.id, picture.getvalue())
         hotel.app = hotel.pages()
-        html = hotel.guest().arrives().html
+        page = hotel.guest().arrives()
+        html = page.html
         address = html.partition('<img src="')[2].partition('"')[0]
-        assert 'alt="Hotel Linde"' in html
+        assert 'alt=""' in html  # the name stands beside it, and is not read twice
+        assert "Hotel Linde Guest Wi-Fi" in page.words
         answer = hotel.app.test_client().get(address)
         assert answer.data == picture.getvalue()
         assert answer.content_type == "image/png"
