@@ -147,18 +147,28 @@ def _share(left: int, limit: int) -> int:
     return max(0, min(100, left * 100 // limit))
 
 
+def _to_come(seconds: int) -> str:
+    """Time that is left, the minute begun as a whole one: three hours are 3 h a second after they began.
+
+    Never more than a minute too much, and nothing is left only when nothing is.
+    """
+    return span(-(-seconds // 60) * 60)
+
+
 def meters(grant: Grant, now: datetime) -> list[Meter]:
     """What is left of a grant: its time, its data, and what is left of them for the day, week or month."""
     left = grant.allowance(now)
     found = []
     if left.seconds is not None and left.seconds_left is not None:
         share = _share(left.seconds_left, left.seconds)
-        found.append(Meter(span(left.seconds_left), share, _time_note(grant, left, now)))
+        found.append(Meter(_to_come(left.seconds_left), share, _time_note(grant, left, now)))
     elif left.until is not None:
         found.append(_until_only(grant, left.until, now))
     if left.period_seconds is not None and left.period_seconds_left is not None:
         share = _share(left.period_seconds_left, left.period_seconds)
-        found.append(Meter(span(left.period_seconds_left), share, _period_note(grant, spelt(left.period_seconds), now)))
+        found.append(
+            Meter(_to_come(left.period_seconds_left), share, _period_note(grant, spelt(left.period_seconds), now))
+        )
     if left.bytes is not None and left.bytes_left is not None:
         share = _share(left.bytes_left, left.bytes)
         note = say("of %(limit)s.", limit=data(left.bytes))
@@ -184,7 +194,7 @@ def _until_only(grant: Grant, end: datetime, now: datetime) -> Meter:
     """A grant without a limit of time that ends at a moment all the same."""
     whole = (end - (grant.started_at or grant.created_at)).total_seconds()
     seconds = max(0, int((end - now).total_seconds()))
-    return Meter(span(seconds), _share(seconds, max(1, int(whole))), until(end, now))
+    return Meter(_to_come(seconds), _share(seconds, max(1, int(whole))), until(end, now))
 
 
 def _period_note(grant: Grant, limit: str, now: datetime) -> str:

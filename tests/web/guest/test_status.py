@@ -19,7 +19,7 @@ def test_a_guest_sees_what_is_left_which_devices_share_it_and_the_code_to_keep(h
     page = phone.portal()
     assert page.status == 200
     assert "You are online" in page.words
-    assert "2 h 59 min left" in page.words
+    assert "3 h left" in page.words
     assert "of 3 hours, until" in page.words
     assert "62 MB left" in page.words
     assert "of 500 MB. Nearly used up: when it is gone, you go offline." in page.words
@@ -86,6 +86,15 @@ def test_a_gateway_that_sends_no_token_gets_a_friendly_page_without_data(hotel: 
     assert "77:01" not in page.html
 
 
+def test_a_minute_begun_is_told_as_a_whole_one_and_never_one_more(hotel: Hotel) -> None:
+    guest = hotel.guest()
+    refresh = guest.comes_online(code=hotel.code(minutes=180)).links["Refresh"]
+    for gone, left in ((0, "3 h"), (55, "3 h"), (65, "2 h 59 min"), (179 * 60 + 5, "1 min"), (180 * 60, None)):
+        hotel.ahead = timedelta(seconds=gone)
+        words = hotel.guest(2).opens(refresh).words
+        assert (f"{left} left" in words) if left else "This code is used up" in words, (gone, words)
+
+
 def test_with_the_code_that_page_shows_what_is_left_under_an_address_to_keep(hotel: Hotel) -> None:
     code = hotel.code(minutes=180, devices=2)
     guest = hotel.guest()
@@ -96,7 +105,7 @@ def test_with_the_code_that_page_shows_what_is_left_under_an_address_to_keep(hot
     assert guest.token not in answer.location
     kept = hotel.guest(9).opens(answer.location)
     assert "What is left" in kept.words
-    assert "2 h 59 min left" in kept.words
+    assert "3 h left" in kept.words
     assert "Devices on this code, 1 of 2" in kept.words
     wrong = guest.sends(page.form("code"), {"code": "0000-0000-0000"}, "/wifidog/portal/?gw_id=gw-1")
     assert "We do not know this code." in wrong.words
@@ -112,9 +121,9 @@ def test_the_refresh_link_needs_neither_a_cookie_nor_the_token(hotel: Hotel) -> 
     link = page.links["Refresh"]
     assert guest.token not in link
     assert "Set-Cookie" not in page.response.headers
-    assert "59 min left" in hotel.guest(2).opens(link).words
+    assert "1 h left" in hotel.guest(2).opens(link).words
     hotel.ahead = timedelta(days=31)
-    assert "59 min left" not in hotel.guest(2).opens(link).words
+    assert "1 h left" not in hotel.guest(2).opens(link).words
 
 
 def test_a_made_up_link_or_token_shows_nothing(hotel: Hotel) -> None:
@@ -131,7 +140,7 @@ def test_a_made_up_link_or_token_shows_nothing(hotel: Hotel) -> None:
     ):
         shown = guest.portal(query)
         assert shown.status == 200
-        assert "59 min" not in shown.words
+        assert "1 h left" not in shown.words
         assert "Sign out" not in shown.words
 
 
@@ -143,7 +152,7 @@ def test_a_guest_signs_himself_out_and_reads_what_is_left(hotel: Hotel) -> None:
     assert answer.status == 303
     shown = guest.opens(answer.location)
     assert "You are signed out" in shown.words
-    assert "2 h 59 min left" in shown.words
+    assert "3 h left" in shown.words
     assert shown.links["Sign in again"] == "http://10.77.0.1:2060/"
     assert guest.router_asks("counters").reason is Reason.LOGOUT
     assert "You are online" in guest.comes_online(code=code).words
