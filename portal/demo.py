@@ -279,8 +279,7 @@ def _prepare(store: Store, keyring: Keyring, address: str) -> House:
 
 
 def _add_network(db: Connection, now: datetime) -> Network:
-    network = networks.add(db, "linde", "Hotel Linde", now, time_zone=_time_zone(), colour="#1f5148")
-
+    network = networks.add(db, "linde", "Hotel Linde", now, time_zone=_time_zone(), colour="#1f5148", terms=TERMS)
     free = networks.terms("Free hour", minutes=60, megabytes=100, cooldown_minutes=1440)
     for terms in (
         networks.terms("Three hours", minutes=180, megabytes=500, devices=2),
@@ -294,7 +293,6 @@ def _add_network(db: Connection, now: datetime) -> Network:
         network.id,
         support="Stuck? Ask at reception, or dial 9 from your room.",
         code_hint="It is on your room card.",
-        terms=TERMS,
         privacy=PRIVACY,
         accounts=True,
     )

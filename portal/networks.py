@@ -19,6 +19,7 @@ from portal import fields
 from portal.fields import Invalid
 from portal.store import sql
 
+LONGEST_TEXT: Final = 40_000
 LARGEST_LOGO: Final = 16 * 1024
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -104,8 +105,8 @@ _NETWORK = """
 ADD = sql(
     "networks.add",
     f"""
-    INSERT INTO network AS n (slug, name, time_zone, language, colour, created_at)
-    VALUES (:slug, :name, :time_zone, :language, :colour, :now)
+    INSERT INTO network AS n (slug, name, time_zone, language, colour, terms, created_at)
+    VALUES (:slug, :name, :time_zone, :language, :colour, :terms, :now)
     ON CONFLICT (slug) DO NOTHING
     RETURNING {_NETWORK}
     """,
@@ -257,14 +258,20 @@ def add(
     time_zone: str = "UTC",
     language: str = "en",
     colour: str = "#24463f",
+    terms: str = "",
 ) -> Network:
-    """A new network, which takes vouchers and has no plan yet. Raises Invalid, also when the slug is taken."""
+    """A new network, which takes vouchers and has no plan yet. Raises Invalid, also when the slug is taken.
+
+    `terms` are the first version of its terms of use: given later, they would be its second, though nobody saw
+    a first.
+    """
     values = {
         "slug": fields.slug(slug),
         "name": fields.line("name", name, 60),
         "time_zone": fields.time_zone(time_zone),
         "language": fields.language(language),
         "colour": fields.colour(colour),
+        "terms": fields.lines("terms", terms, LONGEST_TEXT),
         "now": now,
     }
     row = db.execute(ADD, values).first()
@@ -318,8 +325,8 @@ def edit(
         "colour": None if colour is None else fields.colour(colour),
         "support": None if support is None else fields.lines("support", support, 400),
         "code_hint": None if code_hint is None else fields.line("code_hint", code_hint, 200, empty=True),
-        "terms": None if terms is None else fields.lines("terms", terms, 40_000),
-        "privacy": None if privacy is None else fields.lines("privacy", privacy, 40_000),
+        "terms": None if terms is None else fields.lines("terms", terms, LONGEST_TEXT),
+        "privacy": None if privacy is None else fields.lines("privacy", privacy, LONGEST_TEXT),
         "vouchers": vouchers,
         "accounts": accounts,
     }

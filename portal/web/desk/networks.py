@@ -104,7 +104,7 @@ def create(visit: Visit) -> Response:
     if form.good:
         try:
             with visit.writing("network") as db:
-                place = {name: form.value(name) for name in ("time_zone", "language", "colour")}
+                place = {name: form.value(name) for name in ("time_zone", "language", "colour", "terms")}
                 network = networks.add(db, form.value("slug"), form.value("name"), visit.now, **place)
                 _edit_texts(db, network, form)
                 if logo:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from portal import networks, operators
+from portal.fields import Invalid
 from portal.networks import Network, Plan
 from portal.web import look
 from tests.web.desk.offices import Browser, Office
@@ -128,6 +129,14 @@ def test_a_change_of_the_terms_makes_the_next_version_and_nothing_else_does(offi
     ana.fills_in(f"{HOME}/splash", {**form, "terms": "Be kind, and quiet."})
     assert found(office).terms_version == first + 1
     assert found(office).support == ""
+
+
+def test_the_terms_that_a_network_is_made_with_are_its_first_version(office: Office, ana: Browser) -> None:
+    ana.fills_in("/desk/new-network", {"name": "Hotel Linde", **PLACE, "terms": "Be kind."})
+    assert (found(office).terms, found(office).terms_version) == ("Be kind.", 1)
+    assert "Version 1 in force Be kind." in ana.opens(f"{HOME}/terms/1")
+    with office.store.transaction() as db, pytest.raises(Invalid):
+        networks.add(db, "other", "Other", office.now(), terms="x" * 40_001)
 
 
 @pytest.mark.usefixtures("linde")
