@@ -285,9 +285,9 @@ def sheet(visit: Visit, batch_id: int) -> Response:
     head = _head(each, clock)
     what = many(len(cards), "receipt") if receipts else many(len(cards), "card")
     advice = (
-        "80 mm. Let the printer cut after each page."
+        "To print, press Ctrl+P (⌘P on a Mac): on 80 mm, cut after each page."
         if receipts
-        else "Print at 100 %, without the browser’s header and footer."
+        else "To print, press Ctrl+P (⌘P on a Mac): at 100 %, without the browser’s header and footer."
     )
     paper = "80" if receipts else ""
     return pages.html(

@@ -82,6 +82,7 @@ def test_the_sheet_has_ten_cards_a_page_each_with_its_code_and_a_qr_code(
 ) -> None:
     batch, codes = office.codes(plan, 25)
     page = ana.opens(f"{HOME}/vouchers/{batch.id}/print")
+    assert "To print, press Ctrl+P" in page
     assert CODE.findall(page.text) == codes
     assert page.html.count('class="sheet"') == 3
     assert page.html.count('class="qr"') == 25
@@ -92,6 +93,7 @@ def test_the_sheet_has_ten_cards_a_page_each_with_its_code_and_a_qr_code(
 def test_receipts_hold_one_code_each(office: Office, ana: Browser, plan: Plan) -> None:
     batch, codes = office.codes(plan, 3)
     page = ana.opens(f"{HOME}/vouchers/{batch.id}/print?paper=80")
+    assert "To print, press Ctrl+P" in page
     assert CODE.findall(page.text) == codes
     assert page.html.count('class="receipt"') == 3
     assert 'class="sheet"' not in page.html
