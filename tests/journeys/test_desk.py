@@ -184,6 +184,27 @@ def test_a_guest_who_is_kicked_is_offline_and_told_and_may_come_back(
     assert re.search(r"4(90|89) MB left", phone.says), "what is left of the code stays"
 
 
+def test_on_a_phone_nothing_of_the_desk_is_cut_without_a_sign(house: House, live: Live, owner: str, desk: Page) -> None:
+    phone = house.device()
+    phone.signs_in(house.code(minutes=180))
+    phone.loads(123_456_789)
+    house.reports()
+    signs_in(desk, live.url, owner)
+    for width, whole in ((390, 5), (320, 5), (600, 9)):
+        desk.set_viewport_size({"width": width, "height": 844})
+        desk.goto(f"{live.url}/desk/networks/{house.network.slug}/sessions")
+        desk.locator("main table a").first.click()
+        edges = desk.locator(".side nav li").evaluate_all(
+            "each => each.map(li => [li.getBoundingClientRect().left, li.getBoundingClientRect().right])"
+        )
+        sign = 24 if whole < len(edges) else 0
+        assert sum(right <= width - sign + 0.5 for _, right in edges) == whole
+        assert all(left >= width - sign - 0.5 for left, _ in edges[whole:]), "none is cut in the middle"
+        lines = desk.locator(".sum tbody th").evaluate_all("each => each.map(th => th.getBoundingClientRect().height)")
+        assert max(lines) < 100, "a row's name has the whole width"
+        assert desk.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_guest_who_is_kept_out_hears_until_when(house: House, live: Live, owner: str, desk: Page) -> None:
     code = house.code(minutes=180)
     phone = house.device()
