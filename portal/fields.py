@@ -14,6 +14,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
+from importlib import resources
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -28,6 +29,7 @@ _EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\
 _SLUG = re.compile("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _COLOUR = re.compile("#[0-9a-f]{6}")
 _HOST_LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_UTC = frozenset({"Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "UCT", "Universal", "Zulu"})
 _WHOLE = re.compile("[0-9]{1,18}")
 # What a spreadsheet takes for a formula when a cell begins with it (OWASP ASVS 5.0, 1.2.10).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -124,7 +126,15 @@ def time_zone(value: str) -> str:
     """The name of an IANA time zone, which decides where a day, week or month begins."""
     if value not in _time_zones():
         raise Invalid("time_zone", "expected the name of a time zone, such as Europe/Madrid")
-    return ZoneInfo(value).key
+    return "UTC" if value in _UTC else ZoneInfo(value).key
+
+
+@functools.cache
+def places() -> tuple[str, ...]:
+    """The time zones to choose from, one for each place, by tzdata's zone.tab; the other names are old or the same."""
+    table = resources.files("tzdata").joinpath("zoneinfo", "zone.tab").read_text(encoding="utf-8")
+    named = {line.split("\t")[2] for line in table.splitlines() if line and not line.startswith("#")}
+    return ("UTC", *sorted(named & _time_zones()))
 
 
 @functools.cache

@@ -67,6 +67,11 @@ def test_a_time_zone_is_known_by_its_name(name: str) -> None:
     assert fields.time_zone(name) == name
 
 
+def test_utc_has_one_name_and_each_place_that_is_offered_is_taken() -> None:
+    assert {fields.time_zone(name) for name in ("UTC", "Etc/UTC", "Zulu")} == {"UTC"}
+    assert all(fields.time_zone(name) == name for name in fields.places())
+
+
 @pytest.mark.parametrize("name", ["", "Mars/Olympus", "../../etc/passwd", "europe/madrid", "posixrules"])
 def test_no_other_time_zone_is_taken(name: str) -> None:
     with pytest.raises(Invalid, match="Europe/Madrid"):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
-from zoneinfo import available_timezones
 
 from flask import Response, abort, request
 from sqlalchemy import Connection
@@ -254,16 +253,9 @@ def _network_form(visit: Visit, form: Form, status: int = 200) -> Response:
 
 def _zones(present: str) -> list[tuple[str, str]]:
     """The zones to choose from, with the present one whatever its name: saving the page must not move the network."""
-    return [
-        (name, name.replace("_", " ")) for name in sorted(available_timezones()) if _is_place(name) or name == present
-    ]
-
-
-def _is_place(zone: str) -> bool:
-    """Whether a time zone's name is that of a place; the rest are abbreviations and other names of the same."""
-    return zone == "UTC" or zone.split("/")[0] in (
-        "Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific"
-    )  # fmt: skip
+    offered = fields.places()
+    names = offered if not present or present in offered else (present, *offered)
+    return [(name, name.replace("_", " ")) for name in names]
 
 
 # Plans

@@ -157,7 +157,14 @@ def test_what_a_guest_accepted_can_be_read_after_it_was_replaced(office: Office,
 def test_a_time_zone_by_a_name_that_is_not_offered_stays_the_chosen_one(office: Office, ana: Browser) -> None:
     office.network("etc", "At sea", time_zone="Etc/GMT+3")
     assert '<option value="Etc/GMT+3" selected>' in ana.opens("/desk/networks/etc/splash").html
-    assert "Etc/" not in ana.opens("/desk/new-network").html
+    page = ana.opens("/desk/new-network").html
+    assert '<option value="UTC" selected>' in page
+    for name in ("Europe/Berlin", "Asia/Kolkata", "America/Argentina/Buenos_Aires"):
+        assert f'<option value="{name}">' in page
+    for alias in ("Etc/", "Asia/Calcutta", "America/Buenos_Aires", "Europe/Belfast"):
+        assert f'<option value="{alias}' not in page
+    office.network("old", "In Calcutta", time_zone="Asia/Calcutta")
+    assert '<option value="Asia/Calcutta" selected>' in ana.opens("/desk/networks/old/splash").html
 
 
 def test_the_ways_in_are_opened_and_closed(office: Office, ana: Browser, linde: Network) -> None:
