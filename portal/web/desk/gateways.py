@@ -223,6 +223,8 @@ def page(visit: Visit, gateway_id: int) -> Response:
         health=_health(health, clock),
         trust=_trust(health, clock),
         lines=gateways.router_lines(host, port, _speaking(gateway, dialect), key) if key else "",
+        lines_lead_home=host == "localhost" or host.startswith("127.") or host == "::1",
+        lines_host=host,
         lines_tabs=[Tab(name, label) for name, label in DIALECTS],
         lines_key=dialect,
         lines_where=LINES_WHERE[dialect],

@@ -225,6 +225,12 @@ def test_no_router_is_told_to_call_localhost_when_the_desk_was_reached_through_a
     host, port = gateways.reached_at(Settings())
     assert host not in ("localhost", "127.0.0.1")
     assert f"Hostname {host} SSLAvailable no HTTPPort {port} Path" in page
+    assert "No router reaches this server" not in page
+    alone = Office(office.store, office.keyring, office.offload, public_url="http://127.0.0.1:8080")
+    page = alone.browser(alone.operator("eva@linde.example", operators.Role.OWNER)).opens(
+        f"{HOME}/gateways/{gateway.id}"
+    )
+    assert "No router reaches this server as 127.0.0.1" in page
 
 
 @pytest.mark.usefixtures("linde")
