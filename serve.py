@@ -190,12 +190,27 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
                 log.error("a worker ended and is started again", extra={"status": worker.returncode})
                 workers[place], born[place] = start(place + 1), time.monotonic()
     listener.close()
-    for worker in workers:
+    # One that has died by itself and waits to be started again says nothing about how we stop.
+    told = [worker for worker in workers if _lives(worker)]
+    for worker in told:
         worker.send_signal(signal.SIGTERM)
-    statuses = [_ended(worker, settings.server.drain_seconds + 10) for worker in workers]
+    statuses = [_ended(worker, settings.server.drain_seconds + 10) for worker in told]
     keeper.stop()
     # One that was told to stop while it was still starting ends by the signal itself.
-    return 1 if lost or set(statuses) - {0, -signal.SIGTERM} else 0
+    ill = sorted(set(statuses) - {0, -signal.SIGTERM})
+    if ill:
+        log.error("workers did not stop as they were told", extra={"statuses": ill})
+    return 1 if lost or ill else 0
+
+
+def _lives(worker: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker still runs. The kernel knows that before the event loop has been told."""
+    if sys.platform != "linux":
+        return worker.poll() is None
+    try:
+        return os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _ended(worker: subprocess.Popen[bytes], seconds: float) -> int:

@@ -214,7 +214,24 @@ def test_a_worker_that_dies_is_started_again(venue_on: Callable[..., Venue]) -> 
         shown = answer.read().decode()
     assert 'worker="1"' in shown, "a scrape of any worker shows them all"
     assert 'worker="2"' in shown
-    assert venue.live.stop() == 0
+    assert venue.live.stop() == 0, venue.live.said()
+
+
+def test_a_worker_that_died_just_before_the_stop_does_not_spoil_it(venue_on: Callable[..., Venue]) -> None:
+    venue = venue_on(server__workers="2")
+    assert venue.live.process is not None
+    leader = venue.live.process.pid
+    victim = workers_of(leader)[0]
+    # The leader stands still meanwhile, so that both have happened when it looks.
+    os.kill(leader, signal.SIGSTOP)
+    os.kill(victim, signal.SIGKILL)
+    end = time.monotonic() + 15
+    while ") Z " not in Path(f"/proc/{victim}/stat").read_text():
+        assert time.monotonic() < end
+        gevent.sleep(0.01)
+    os.kill(leader, signal.SIGTERM)
+    os.kill(leader, signal.SIGCONT)
+    assert venue.live.process.wait(30) == 0, venue.live.said()
 
 
 def test_a_server_whose_workers_cannot_start_says_why_and_ends_with_1(
