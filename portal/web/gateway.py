@@ -97,6 +97,8 @@ class Heard:
                 self._gateways.note(gw_id, device_id, dialect, now)
         except Unavailable:
             self._pings = pings | self._pings
+            if self._pings:
+                self._wake()  # nobody else may call for a minute, and these would wait as long
             raise
 
     def _put(self, kept: dict[Any, Any], key: object, value: object) -> None:

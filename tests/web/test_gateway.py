@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from portal import gateways, networks
 from portal.gateways import Gateways, Ping
 from portal.keys import Keyring
 from portal.ledger import Ledger
 from portal.metrics import Metrics
 from portal.sessions import Sessions
-from portal.store import Store
+from portal.store import Store, Unavailable
 from portal.web.gateway import RAW, GatewayDoor, Heard
 from portal.wifidog import Answer, Heartbeat
 
@@ -49,3 +51,14 @@ def test_calls_about_guests_without_the_key_are_answered_neutrally_and_raise_an_
         health = gateways.health(db, lobby.id, now)
     assert health is not None
     assert health.key_missing
+
+
+def test_a_heartbeat_that_could_not_be_written_is_written_without_another_call(store: Store) -> None:
+    calls: list[str] = []
+    away = Store("postgresql://nobody@127.0.0.1:1/none")
+    heard = Heard(store, Gateways(away), lambda: calls.append("wake"))
+    heard.heartbeat(Heartbeat("attic", "", "", None, None, None, 60), "198.51.100.7", "WiFiDog 1.3.0")
+    calls.clear()
+    with pytest.raises(Unavailable):
+        heard.write()
+    assert calls == ["wake"], "whoever writes is called again"
