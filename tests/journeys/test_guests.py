@@ -164,7 +164,7 @@ def test_a_wrong_code_is_met_with_help_and_spends_nothing(house: House) -> None:
     assert "We do not know this code." in phone.says
     phone.types_code(code)
     assert phone.title == "You are online"
-    assert re.search(r"(60|59) min left of 60 minutes", phone.says)
+    assert re.search(r"(1 h|59 min) left of 60 minutes", phone.says)
 
 
 def test_a_code_that_was_used_up_yesterday_says_so_to_whoever_tries_it(house: House) -> None:
