@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from portal import fields, gateways, history
 from portal.fields import Invalid
 from portal.gateways import Gateway, Health
+from portal.offload import in_turns
 from portal.operators import Role
 from portal.web.desk.forms import Form
 from portal.web.desk.frame import Link, Tab, clock_of, here, show, to
@@ -181,7 +182,7 @@ def listing(visit: Visit) -> Response:
         connected = gateways.adopted(db, visit.now, [visit.here.id])
         online = history.online_by_gateway(db, visit.here.id)
         waiting = gateways.inbox(db, visit.now) if visit.everywhere(Role.MANAGER) else []
-    rows = [shown(health, online.get(health.gateway.id, 0), clock) for health in connected]
+    rows = in_turns(shown(health, online.get(health.gateway.id, 0), clock) for health in connected)
     rank = {"silent": 0, "wait": 1, "on": 2}
     return show(
         visit,

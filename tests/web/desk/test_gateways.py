@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import gevent
 import pytest
 
 from portal import gateways, operators, wifidog
@@ -241,3 +242,26 @@ def test_what_a_stranger_writes_into_a_ping_is_text_and_nothing_else(office: Off
     page = ana.opens(f"{HOME}/gateways")
     assert evil not in page.html
     assert evil in page
+
+
+def test_nobody_waits_for_a_page_of_many_gateways(
+    office: Office, ana: Browser, linde: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.offload._TURN_SECONDS", 0.0)  # a turn after every piece, however fast the machine
+    with office.store.transaction() as db:
+        db.execute(sql("test.many", "INSERT INTO gateway (network_id, gw_id, state) "
+                       "SELECT :network_id, 'gw-' || n, 'adopted' FROM generate_series(1, 30) n"),
+                   {"network_id": linde.id})  # fmt: skip
+    turns = 0
+
+    def counts() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0)
+            turns += 1
+
+    counting = gevent.spawn(counts)
+    page = ana.opens(f"{HOME}/gateways")
+    counting.kill()
+    assert "30 gateways" in page
+    assert turns > 60, "at least once for what is said of a gateway, and once for its line"
