@@ -101,11 +101,9 @@ def measured(live: int, results: Path = RESULTS) -> Measured:
     """The newest results, with so many guests online: 100, 10,000 or 100,000."""
     bench, scale = newest("bench", results), newest("scale", results)
     found, batch = json.loads(bench.read_text()), json.loads(scale.read_text())
-    crowd = best(found["contenders"]["gatepost"]["close"])
+    product = found["contenders"]["gatepost"]["close"]
+    crowd = best(product) if live == 10_000 else found["by live"]["gatepost"][str(live)]
     rate, server, postgres = (statistics.median(crowd[name]) for name in ("rate", "server", "postgres"))
-    if live != 10_000:
-        more = found["more"][f"with {live:,} live"]
-        rate, server, postgres = more["polls/s"], more["server's CPU s"], more["PostgreSQL's"]
     small, large = batch["batches"][0], batch["batches"][-1]
     each = (large["cpu"] - small["cpu"]) / (large["size"] - small["size"])
     fixed = small["cpu"] - each
