@@ -182,8 +182,8 @@ def _lead(settings: Settings, url: str, postgres: Postgres | None, listener: soc
         while asked:
             # Not to one that is still starting: it has no handlers yet, and would die of it.
             passed = asked.pop(0)
-            for name in answering:
-                workers[name - 1].send_signal(passed)
+            for answered in answering:
+                workers[answered - 1].send_signal(passed)
         for place, worker in enumerate(workers):
             # One that dies young is not started again at once: it would only burn the processor.
             if place + 1 in dead and time.monotonic() - born[place] > 1:

@@ -182,7 +182,7 @@ WRITE = sql(
         SELECT report.*,
                down IS NOT NULL AND up IS NOT NULL AS counted,
                down >= COALESCE(line_down, 0) AND up >= COALESCE(line_up, 0) AS goes_on,
-               down + up IS NOT NULL
+               down IS NOT NULL AND up IS NOT NULL
                AND (armed OR (held_down IS NOT NULL AND down >= held_down AND up >= held_up
                               AND (logout OR down > held_down OR up > held_up))) AS starts_anew
           FROM report
@@ -208,7 +208,7 @@ WRITE = sql(
                charged_up = l.charged_up + t.grew_up,
                -- Growth after a logout is another life of the entry, if its owner is online: his login came back to it.
                closed = CASE WHEN t.logout THEN 1
-                             WHEN l.closed = 1 AND (t.state <> 'active' OR t.grew_down + t.grew_up = 0) THEN 1
+                             WHEN l.closed = 1 AND (t.state <> 'active' OR (t.grew_down = 0 AND t.grew_up = 0)) THEN 1
                              ELSE 0 END,
                at = GREATEST(l.at, now())
           FROM step t

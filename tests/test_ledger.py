@@ -180,6 +180,14 @@ def test_a_line_beyond_all_measure_charges_what_was_reported(cafe: Cafe) -> None
     assert written(cafe) == (3000, 30)
 
 
+def test_the_largest_counters_there_are_take_no_other_report_with_them(cafe: Cafe, phone: Phone) -> None:
+    with at_leisure(cafe):
+        phone.polls(1000, 10)
+        for _ in range(2):
+            assert phone.polls(2**63 - 1, 2**63 - 1).answer is Answer.ALLOW
+    assert cafe.ledger.rejected == 0
+
+
 def entry(number: int) -> Entry:
     return Entry(f"{number:064x}", number, "02:00:00:00:00:01", "", None, 5, False, True, 60, 10**12)
 
